@@ -1,7 +1,8 @@
-"""Tiny random models, one per checked family, with the traits that break batching: grouped heads, short windows, soft-caps.
+"""Tiny random models, one per checked family, with the traits that break batching.
 
-Weights are drawn wider than transformers does, so that attention matters: at the usual 0.02 a tied model repeats its last
-token whatever came before, and a test against it could not fail.
+Those are grouped heads, short windows, soft-caps, partial rotation. Weights are drawn wider than
+transformers does, so that attention matters: at the usual 0.02 a tied model repeats its last token
+whatever came before, and a test against it could not fail.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def tiny_config(family: str, **overrides: Any) -> PreTrainedConfig:
 def tiny_model(
     family: str, seed: int = 0, **overrides: Any
 ) -> tuple[PreTrainedConfig, PreTrainedModel]:
-    """A float32 model of `family` in evaluation mode with seeded weights; `overrides` go to its configuration."""
+    """A float32 model of `family` with seeded weights; `overrides` go to its configuration."""
     config = tiny_config(family, **overrides)
     model = AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation="eager"
@@ -94,10 +95,10 @@ def tiny_model(
 
 
 def _randomise(model: PreTrainedModel, generator: torch.Generator) -> None:
-    # Gemma multiplies embeddings by sqrt(hidden size) and norms what its layers add: without this the prompt's last
-    # token outweighs the layers, and the tied head repeats it.
+    # Gemma multiplies embeddings by sqrt(hidden size) and norms what its layers add: without this
+    # the prompt's last token outweighs the layers, and the tied head repeats it.
     gemma = model.config.model_type.startswith("gemma")
-    embedding_spread = 1.4 * model.config.hidden_size**-0.5 if gemma else 1.0
+    embedding_spread = model.config.hidden_size**-0.5 if gemma else 1.0
     model.requires_grad_(False)
     for name, parameter in sorted(model.named_parameters()):
         if parameter.dim() == 1:
