@@ -1,0 +1,1 @@
+"""The Paceline server: Hugging Face text generation over gRPC, batched by one step engine."""

@@ -1,0 +1,100 @@
+"""Settings: command line > environment `PACELINE_*` > TOML file > the defaults written here."""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Mode(enum.StrEnum):
+    """How waiting requests join the running batch (see `policy`)."""
+
+    SEQUENTIAL = "sequential"
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+    CONTINUOUS = "continuous"
+
+
+class EngineConfig(BaseModel):
+    """What the scheduler is bound by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Mode = Field(Mode.CONTINUOUS, description="batching mode")
+    max_batch_size: int = Field(32, ge=1, le=4096, description="rows a step may hold")
+    max_wait_ms: float = Field(
+        50.0, ge=0, le=60_000, description="how long static and dynamic wait for more"
+    )
+    max_step_tokens: int = Field(
+        512, ge=16, description="tokens a step may compute (the budget)"
+    )
+    max_queue_requests: int = Field(
+        1024, ge=1, description="waiting requests before refusing"
+    )
+    max_queue_tokens: int = Field(
+        262_144, ge=1, description="waiting prompt tokens before refusing"
+    )
+    page_size: int = Field(
+        16, ge=1, le=1024, description="tokens of keys and values in a page"
+    )
+    prefix_cache: bool = Field(True, description="reuse pages of equal prefixes")
+
+
+class ModelConfig(BaseModel):
+    """What is loaded, and where."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(
+        None,
+        description="hub name, folder or GGUF file; unset: the embedded SmolLM2-135M-Instruct",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto: bfloat16 where the device has it, else float32"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, …")
+    dummy_weights: str | None = Field(
+        None,
+        description="random weights of a shape (gpt2, smollm2-135m, llama-1b, llama-8b, config.json)",
+    )
+    max_context_tokens: int | None = Field(
+        None, ge=16, description="unset: the model's own limit"
+    )
+    kv_cache_mib: int | None = Field(
+        None, ge=1, description="memory for pages; unset: from what is free"
+    )
+    num_threads: int | None = Field(
+        None, ge=1, description="CPU threads; unset: physical cores"
+    )
+
+
+class ServeConfig(EngineConfig, ModelConfig):
+    """Everything `paceline serve` takes."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(
+        50051, ge=0, le=65535, description="gRPC port; 0 picks a free one"
+    )
+    metrics_port: int | None = Field(
+        9090,
+        ge=0,
+        le=65535,
+        description="port of /metrics and the status page; none switches it off",
+    )
+    default_max_tokens: int = Field(
+        256, ge=1, description="max_tokens where a request does not say"
+    )
+    drain_timeout_s: float = Field(
+        30.0, ge=0, description="how long SIGTERM lets requests finish"
+    )
+    drain_delay_s: float = Field(
+        0.0,
+        ge=0,
+        description="NOT_SERVING this long before refusing, for load balancers",
+    )
+    reflection: bool = Field(True, description="offer gRPC reflection")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="log level"
+    )

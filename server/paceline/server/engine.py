@@ -1,0 +1,268 @@
+"""The one owner of request state: inbox -> plan -> launch -> collect -> apply -> deliver."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from .config import EngineConfig
+from .errors import EngineFailure, InvalidRequest, QueueFull, Unavailable, Violation
+from .pages import PagePool
+from .rectangles import Buckets
+from .request import FinishReason, Load, ModelInfo, Output, Request
+from .scheduler import Scheduler
+from .sequence import Sequence
+from .step import Sample, Step
+
+logger = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Computes steps. Called on the engine's thread alone."""
+
+    info: ModelInfo
+    num_pages: int  # the padding page included
+    buckets: Buckets
+
+    def warm_up(self) -> None:
+        """Runs once before the first step: whatever is slow the first time happens here."""
+        ...
+
+    def launch(self, step: Step) -> object:
+        """Starts a step and returns a handle at once."""
+        ...
+
+    def collect(self, handle: object) -> list[Sample]:
+        """Waits for a launched step: one sample for each of its `sampling_rows`, in order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    request_id: str
+    reason: FinishReason
+    index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    reason: FinishReason
+
+
+Message = Submit | Cancel | Stop
+
+
+class Door:
+    """Counts what waits, so that `submit` can refuse at once. The only state two threads share."""
+
+    def __init__(self, max_requests: int, max_tokens: int) -> None:
+        self._max_requests = max_requests
+        self._max_tokens = max_tokens
+        self._lock = threading.Lock()
+        self._requests = 0
+        self._tokens = 0
+        self.rejected = 0
+
+    def enter(self, requests: int, tokens: int) -> None:
+        """Lets waiting requests in, or raises QueueFull."""
+        with self._lock:
+            if self._requests + requests > self._max_requests:
+                self._refuse(f"{self._requests} requests are waiting already")
+            if self._tokens + tokens > self._max_tokens:
+                self._refuse(f"{self._tokens} prompt tokens are waiting already")
+            self._requests += requests
+            self._tokens += tokens
+
+    def leave(self, sequence: Sequence) -> None:
+        with self._lock:
+            self._requests -= 1
+            self._tokens -= sequence.num_prompt
+
+    def _refuse(self, message: str) -> None:
+        self.rejected += 1
+        raise QueueFull(message, retry_after_s=1.0)
+
+
+class Engine:
+    """Runs requests in batches on a thread of its own.
+
+    Every completion that `submit` accepted gets exactly one `Output` with `finish`, whatever happens.
+
+    Args:
+        runner: computes the steps.
+        config: mode and bounds.
+        deliver: takes a step's outputs, in order; called on the engine's thread, so it must be quick.
+        clock: monotonic seconds; `Request` times are of the same clock.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        config: EngineConfig,
+        deliver: Callable[[list[Output]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._config = config
+        self._deliver = deliver
+        self._clock = clock
+        self._door = Door(config.max_queue_requests, config.max_queue_tokens)
+        pages = PagePool(runner.num_pages, config.page_size, prefix_cache=config.prefix_cache)
+        self._scheduler = Scheduler(
+            config, pages, runner.info.max_context_tokens, runner.buckets, self._door.leave
+        )
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="paceline-engine", daemon=True)
+        self._worked = False  # whether the latest plan found something to compute
+        self._step_s = 0.0
+        self._load = self._scheduler.load(clock())
+        self._idle = threading.Event()
+        self._draining = False
+        self._stopping: FinishReason | None = None
+
+    @property
+    def max_context(self) -> int:
+        """Tokens a request may reach, prompt and output together."""
+        return self._scheduler.max_context
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the loop is alive."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Warms the runner up and starts the loop."""
+        self._runner.warm_up()
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queues a request; its outputs go to `deliver`.
+
+        Raises:
+            InvalidRequest: it can never fit.
+            QueueFull: too much is waiting.
+            Unavailable: the engine is draining or not running.
+        """
+        if self._draining:
+            raise Unavailable("the server is shutting down")
+        if not self.healthy:
+            raise Unavailable("the engine is not running")
+        if len(request.prompt_ids) >= self.max_context:
+            raise InvalidRequest(
+                Violation(
+                    "generation.input",
+                    f"the prompt has {len(request.prompt_ids)} tokens; "
+                    f"the context holds {self.max_context}, output included",
+                )
+            )
+        self._door.enter(request.n, request.n * len(request.prompt_ids))
+        self._idle.clear()
+        self._inbox.put(Submit(request))
+
+    def cancel(
+        self,
+        request_id: str,
+        reason: FinishReason = FinishReason.CANCELLED,
+        index: int | None = None,
+    ) -> None:
+        """Ends a request's completions (or one) before the next step. Unknown ids are no error."""
+        self._inbox.put(Cancel(request_id, reason, index))
+
+    def load(self) -> Load:
+        """What the engine is doing, as of its latest step. Any thread; costs nothing."""
+        return replace(
+            self._load,
+            time_s=self._clock(),
+            requests_rejected=self._door.rejected,
+            draining=self._draining,
+        )
+
+    def drain(self) -> None:
+        """Refuses new requests from now on."""
+        self._draining = True
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until nothing runs or waits; whether that came true in time."""
+        return self._idle.wait(timeout_s)
+
+    def stop(self, reason: FinishReason = FinishReason.ABORTED) -> None:
+        """Ends all that runs or waits with `reason`, then the loop. Returns when it has ended."""
+        self._draining = True
+        self._inbox.put(Stop(reason))
+        if self._thread.is_alive():
+            self._thread.join()
+        self._runner.close()
+
+    def _run(self) -> None:
+        while self._stopping is None:
+            outputs = self._read_inbox()
+            outputs += self._scheduler.expire(self._clock())
+            outputs += self._step()
+            self._publish(outputs)
+        self._publish(self._scheduler.cancel_all(self._stopping, self._clock()))
+
+    def _step(self) -> list[Output]:
+        started = self._clock()
+        step = self._scheduler.plan(started)
+        self._worked = step is not None
+        if step is None:
+            return []
+        try:
+            samples = self._runner.collect(self._runner.launch(step))
+            outputs = self._scheduler.apply(step, samples, self._clock())
+        except Exception:
+            error = EngineFailure(uuid.uuid4().hex[:12])
+            logger.exception("step of %d rows failed error_id=%s", len(step.rows), error.error_id)
+            outputs = self._scheduler.fail(step, self._clock(), error)
+        self._step_s += self._clock() - started
+        return outputs
+
+    def _publish(self, outputs: list[Output]) -> None:
+        self._load = replace(self._scheduler.load(self._clock()), step_s=self._step_s)
+        if outputs:
+            self._deliver(outputs)
+        if self._scheduler.idle and self._inbox.empty():
+            self._idle.set()
+
+    def _read_inbox(self) -> list[Output]:
+        """Takes in every message that is there; waits for one when there is nothing to compute."""
+        outputs: list[Output] = []
+        timeout = self._patience()
+        while True:
+            try:
+                message = self._inbox.get(block=timeout != 0.0, timeout=timeout)
+            except queue.Empty:
+                return outputs
+            outputs += self._handle(message)
+            timeout = 0.0
+
+    def _patience(self) -> float | None:
+        """Seconds the inbox may be waited for: none after a step, no end while nothing is due."""
+        if self._worked:
+            return 0.0
+        due = self._scheduler.asks_again_at()
+        return None if due is None else max(0.0, due - self._clock())
+
+    def _handle(self, message: Message) -> list[Output]:
+        match message:
+            case Submit(request):
+                self._scheduler.add(request)
+                return []
+            case Cancel(request_id, reason, index):
+                return self._scheduler.cancel(request_id, reason, self._clock(), index)
+            case Stop(reason):
+                self._stopping = reason
+                return []

@@ -1,0 +1,100 @@
+"""The exception tree. Each class carries the gRPC status it becomes; one place in `rpc` maps it.
+
+PacelineError
+├── InvalidRequest        INVALID_ARGUMENT, with field paths
+├── QueueFull             RESOURCE_EXHAUSTED, with a retry delay
+├── Unavailable           UNAVAILABLE, with a retry delay (draining, engine restarting)
+├── DeadlineExceeded      DEADLINE_EXCEEDED
+├── Aborted               ABORTED (by the Abort call or by a cut-short drain)
+├── FeatureUnavailable    FAILED_PRECONDITION
+├── Unauthenticated       UNAUTHENTICATED
+├── EngineFailure         INTERNAL, fixed text and an error id
+└── SetupError            never on the wire: one line for the operator, exit code 2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One bad field: its path as in the contract, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class PacelineError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+    status = "INTERNAL"
+    retry_after_s: float | None = None
+
+
+class InvalidRequest(PacelineError):
+    """The caller's fault: bad fields, a prompt that does not fit, an unknown token id."""
+
+    status = "INVALID_ARGUMENT"
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class QueueFull(PacelineError):
+    """The bounded queue has no room for this request now."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(PacelineError):
+    """Going away, or the engine is not up; another server, or this one later, may answer."""
+
+    status = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(PacelineError):
+    """The call's deadline passed, in the queue or while decoding."""
+
+    status = "DEADLINE_EXCEEDED"
+
+
+class Aborted(PacelineError):
+    """Stopped by the Abort call or by a drain that was cut short."""
+
+    status = "ABORTED"
+
+
+class FeatureUnavailable(PacelineError):
+    """Asked for something this server was not loaded with."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class Unauthenticated(PacelineError):
+    """No token, or a wrong one."""
+
+    status = "UNAUTHENTICATED"
+
+
+class EngineFailure(PacelineError):
+    """A fault of ours. The caller gets a fixed text and `error_id`; the log has the rest."""
+
+    status = "INTERNAL"
+
+    def __init__(self, error_id: str) -> None:
+        super().__init__(f"internal error {error_id}")
+        self.error_id = error_id
+
+
+class SetupError(PacelineError):
+    """The operator's to mend, found before serving: one line that says what to do."""

@@ -1,0 +1,114 @@
+"""The four batching modes. Each answers one question: how many waiting requests may join now?
+
+Pure values: time and queue come in as arguments. What sets the modes apart beside that question is
+written as plain attributes, which the scheduler reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .config import EngineConfig, Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What a policy may look at. Times are seconds of the engine's clock."""
+
+    running: int
+    waiting: int
+    oldest_arrival: float
+    now: float
+
+
+class Policy(Protocol):
+    """One batching mode."""
+
+    lockstep: (
+        bool  # members are prefilled together and decode together, as `generate()` does
+    )
+    keeps_rows: bool  # a finished row stays as padding until the whole batch ends
+    sorts_by_length: bool  # prompts of similar length share a padded rectangle
+
+    def joiners(self, queue: Queue) -> int:
+        """How many of the waiting, in order, may join now."""
+        ...
+
+    def asks_again_at(self, oldest_arrival: float) -> float | None:
+        """When the answer may change although nothing arrives or ends; None: never."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sequential:
+    """One request at a time: the next joins when nothing runs."""
+
+    lockstep: bool = True
+    keeps_rows: bool = False
+    sorts_by_length: bool = False
+
+    def joiners(self, queue: Queue) -> int:
+        return 0 if queue.running else min(1, queue.waiting)
+
+    def asks_again_at(self, oldest_arrival: float) -> float | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """A batch starts when it is full or its oldest member has waited, and ends with its longest."""
+
+    max_batch_size: int
+    max_wait_s: float
+    lockstep: bool = True
+    keeps_rows: bool = True
+    sorts_by_length: bool = False
+
+    def joiners(self, queue: Queue) -> int:
+        if queue.running or not queue.waiting:
+            return 0
+        full = queue.waiting >= self.max_batch_size
+        # Compared as `asks_again_at` computes it: a rounding apart would make the engine spin.
+        due = queue.now >= queue.oldest_arrival + self.max_wait_s
+        return min(queue.waiting, self.max_batch_size) if full or due else 0
+
+    def asks_again_at(self, oldest_arrival: float) -> float | None:
+        return oldest_arrival + self.max_wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic(Static):
+    """As static, but sorted by length, and finished rows leave: the batch shrinks."""
+
+    keeps_rows: bool = False
+    sorts_by_length: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Continuous:
+    """Whoever waits joins at any step while there is a row for it."""
+
+    max_batch_size: int
+    lockstep: bool = False
+    keeps_rows: bool = False
+    sorts_by_length: bool = False
+
+    def joiners(self, queue: Queue) -> int:
+        return max(0, min(queue.waiting, self.max_batch_size - queue.running))
+
+    def asks_again_at(self, oldest_arrival: float) -> float | None:
+        return None
+
+
+def make_policy(config: EngineConfig) -> Policy:
+    """The policy of a configured mode."""
+    match config.mode:
+        case Mode.SEQUENTIAL:
+            return Sequential()
+        case Mode.STATIC:
+            return Static(config.max_batch_size, config.max_wait_ms / 1e3)
+        case Mode.DYNAMIC:
+            return Dynamic(config.max_batch_size, config.max_wait_ms / 1e3)
+        case Mode.CONTINUOUS:
+            return Continuous(config.max_batch_size)

@@ -1,0 +1,1 @@
+"""Everything that touches torch: loading, packing, attention, sampling, baselines."""

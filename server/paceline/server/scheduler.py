@@ -1,0 +1,311 @@
+"""Plans steps: who joins, who computes what, who gives up its pages. Pure; time is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from itertools import count
+
+from .config import EngineConfig
+from .counters import Counters
+from .errors import DeadlineExceeded, EngineFailure, PacelineError
+from .pages import PagePool
+from .policy import Queue, make_policy
+from .rectangles import Buckets, decode_rectangle, prefill_rectangles
+from .request import FinishReason, Load, Output, Request
+from .residency import Residency
+from .sequence import Sequence
+from .step import Row, Sample, Step
+from .waiting import WaitingLine, place
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The step being planned: tokens it may still compute, and its rows so far."""
+
+    budget: int
+    prefill: list[Row] = field(default_factory=list)
+    decode: list[Row] = field(default_factory=list)
+
+    def holds(self, sequence: Sequence) -> bool:
+        return any(row.sequence is sequence for row in (*self.decode, *self.prefill))
+
+
+class Scheduler:
+    """Owns every sequence and every page. Call order: `expire`, `plan`, run the step, `apply`.
+
+    Args:
+        config: bounds and mode.
+        pages: the pool; nobody else touches it.
+        max_context: tokens a sequence may grow to, prompt and output together.
+        buckets: sizes steps are padded to.
+        on_leave_queue: told once for each sequence, when it first joins or ends before that.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        pages: PagePool,
+        max_context: int,
+        buckets: Buckets,
+        on_leave_queue: Callable[[Sequence], None] = lambda _: None,
+    ) -> None:
+        # A lone sequence always fits, so whoever preempts all others gets on.
+        self.max_context = min(max_context, pages.capacity * pages.page_size)
+        # Every running sequence gets at least one token a step.
+        self._budget = max(config.max_step_tokens, config.max_batch_size)
+        self._policy = make_policy(config)
+        self._pages = pages
+        self._residency = Residency(pages)
+        self._buckets = buckets
+        self._on_leave_queue = on_leave_queue
+        self._waiting = WaitingLine()
+        self._running: list[Sequence] = []  # in the order they joined
+        self._batch_rows = 0  # rows the running static batch began with
+        self._order = count()
+        self._counters = Counters()
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self._running
+
+    def add(self, request: Request) -> None:
+        """Puts a request's completions at their place in the queue."""
+        for index in range(request.n):
+            self._waiting.add(Sequence(request, index, next(self._order)))
+
+    def cancel(
+        self,
+        request_id: str,
+        reason: FinishReason,
+        now: float,
+        index: int | None = None,
+    ) -> list[Output]:
+        """Ends a request's completions (or one of them); their pages are free at once."""
+        found = [s for s in self._all() if s.request.id == request_id]
+        return [self._end(s, reason, now) for s in found if index in (None, s.index)]
+
+    def cancel_all(
+        self, reason: FinishReason, now: float, error: PacelineError | None = None
+    ) -> list[Output]:
+        """Ends everything."""
+        return [self._end(s, reason, now, error) for s in self._all()]
+
+    def fail(self, step: Step, now: float, error: PacelineError) -> list[Output]:
+        """Ends the sequences of a step that went wrong; what it wrote to pages is not trusted."""
+        self._pages.forget_all()
+        return [
+            self._end(row.sequence, FinishReason.ERROR, now, error) for row in step.rows
+        ]
+
+    def expire(self, now: float) -> list[Output]:
+        """Ends what is past its deadline or its time limit, waiting or running."""
+        outputs = []
+        for s in self._all():
+            request = s.request
+            if request.deadline is not None and now >= request.deadline:
+                late = DeadlineExceeded("deadline exceeded")
+                outputs.append(self._end(s, FinishReason.TIME_LIMIT, now, late))
+            elif request.time_limit is not None and now >= request.time_limit:
+                outputs.append(self._end(s, FinishReason.TIME_LIMIT, now))
+        return outputs
+
+    def asks_again_at(self) -> float | None:
+        """When to plan again although nothing new arrived; None: only when something does."""
+        requests = [s.request for s in self._waiting]
+        times = [r.deadline for r in requests if r.deadline is not None]
+        times += [r.time_limit for r in requests if r.time_limit is not None]
+        due = self._policy.asks_again_at(self._waiting.oldest_arrival)
+        if due is not None and self._waiting:
+            times.append(due)
+        return min(times, default=None)
+
+    def plan(self, now: float) -> Step | None:
+        """The next step, or None when nothing can be computed now."""
+        if not self._running:
+            self._batch_rows = 0
+        self._admit(now)
+        plan = _Plan(self._budget)
+        prefilling = [s for s in self._running if s.prefilling]
+        if self._policy.lockstep and prefilling:
+            self._schedule(prefilling, plan, max(1, plan.budget // len(prefilling)))
+        else:
+            self._schedule([s for s in self._running if not s.prefilling], plan, 1)
+            self._schedule(prefilling, plan, self._budget)
+        return self._pack(plan, now)
+
+    def apply(self, step: Step, samples: Iterable[Sample], now: float) -> list[Output]:
+        """Takes in a step's tokens, aligned with `step.sampling_rows`, and ends what is complete."""
+        sampling = list(step.sampling_rows)  # judged before tokens are appended
+        for row in step.rows:
+            row.sequence.num_computed = row.end
+            prompt_end = min(row.end, row.sequence.num_prompt)
+            self._counters.prompt_tokens += max(0, prompt_end - row.start)
+        return [
+            self._take(row.sequence, sample, now)
+            for row, sample in zip(sampling, samples, strict=True)
+        ]
+
+    def load(self, now: float) -> Load:
+        """Gauges and counters; refusals and busy time are the engine's to add."""
+        c = self._counters
+        return Load(
+            time_s=now,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            waiting_tokens=self._waiting.tokens,
+            pages_used=self._pages.num_used,
+            pages_total=self._pages.capacity,
+            step_rows=c.step_rows if self._running else 0,
+            step_padded_rows=c.step_padded_rows if self._running else 0,
+            steps=c.steps,
+            real_tokens=c.real_tokens,
+            padded_tokens=c.padded_tokens,
+            prompt_tokens=c.prompt_tokens,
+            output_tokens=c.output_tokens,
+            cached_tokens=c.cached_tokens,
+            preemptions=c.preemptions,
+            requests_finished=c.requests_finished,
+            row_steps=c.row_steps,
+        )
+
+    def _admit(self, now: float) -> None:
+        if not self._waiting:
+            return
+        oldest = self._waiting.oldest_arrival
+        queue = Queue(len(self._running), len(self._waiting), oldest, now)
+        for _ in range(self._policy.joiners(queue)):
+            sequence = self._waiting.head
+            if not self._give_pages(sequence):
+                break
+            self._waiting.remove(sequence)
+            self._running.append(sequence)
+            self._dequeue(sequence)
+        if self._policy.keeps_rows and not self._batch_rows:
+            self._batch_rows = len(self._running)
+
+    def _give_pages(self, sequence: Sequence) -> bool:
+        """Gives a joining sequence the pages it starts with: shared ones it can reuse, and new ones.
+
+        A lockstep batch cannot take turns, so its members get all they may ever need. Elsewhere one
+        page for each running sequence is left over, or the newcomer would soon be preempted.
+        """
+        tokens, spare = len(sequence.tokens), len(self._running)
+        if self._policy.lockstep:
+            output = sequence.request.stopping.max_tokens
+            tokens, spare = min(sequence.num_prompt + output, self.max_context), 0
+        self._residency.reuse(sequence)
+        if self._residency.lacks(sequence, tokens, spare):
+            self._residency.release(sequence)
+            return False
+        self._residency.extend(sequence, tokens)
+        return True
+
+    def _schedule(self, sequences: Seq[Sequence], plan: _Plan, width: int) -> None:
+        """Adds rows of at most `width` tokens while the budget lasts."""
+        for sequence in sequences:
+            if plan.budget <= 0:
+                return
+            # Who lost its pages to an earlier row of this step is not running any more.
+            if not sequence.pages:
+                continue
+            prefilling = sequence.prefilling
+            if prefilling:
+                self._residency.reuse(sequence)
+            row = self._row(sequence, plan, min(width, plan.budget))
+            if row is not None:
+                (plan.prefill if prefilling else plan.decode).append(row)
+                plan.budget -= len(row.tokens)
+
+    def _row(self, sequence: Sequence, plan: _Plan, width: int) -> Row | None:
+        start = sequence.num_computed
+        end = start + min(sequence.remaining, width)
+        if not self._grow(sequence, end, plan):
+            return None
+        self._residency.register(sequence, end)
+        pages = self._residency.first_pages(sequence, end)
+        return Row(sequence, start, tuple(sequence.tokens[start:end]), pages)
+
+    def _grow(self, sequence: Sequence, tokens: int, plan: _Plan) -> bool:
+        """Makes room for `tokens` tokens; if there is none, whoever is last in line gives up its own."""
+        while self._residency.lacks(sequence, tokens):
+            victim = max(self._running, key=place)
+            if plan.holds(
+                victim
+            ):  # its row is in the step already, so the one that asks waits
+                victim = sequence
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        self._residency.extend(sequence, tokens)
+        return True
+
+    def _pack(self, plan: _Plan, now: float) -> Step | None:
+        rectangles = []
+        if plan.decode:
+            rows = max(len(plan.decode), self._batch_rows)
+            rectangles.append(decode_rectangle(plan.decode, rows, self._buckets))
+        if plan.prefill:
+            rectangles += prefill_rectangles(
+                plan.prefill, self._policy, self._batch_rows, self._buckets
+            )
+        if not rectangles:
+            return None
+        step = Step(tuple(rectangles))
+        self._counters.saw(step)
+        for row in step.rows:
+            row.sequence.saw_step(len(step.rows), now)
+        return step
+
+    def _take(self, sequence: Sequence, sample: Sample, now: float) -> Output:
+        if sample.token < 0:
+            error = EngineFailure("non-finite-logits")
+            return self._end(sequence, FinishReason.ERROR, now, error)
+        if sequence.first_token is None:
+            self._counters.cached_tokens += sequence.cached_tokens
+        sequence.append(sample.token, now)
+        self._counters.output_tokens += 1
+        reason = sequence.end_reason(self.max_context)
+        finish = None if reason is None else sequence.finish(reason, now)
+        if finish is not None:
+            self._leave(sequence)
+        logprobs = () if sample.logprobs is None else (sample.logprobs,)
+        request = sequence.request
+        return Output(request.id, sequence.index, (sample.token,), logprobs, finish)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to the queue, at its old place; its tokens stay and are computed again later."""
+        self._running.remove(sequence)
+        self._residency.release(sequence)
+        sequence.preemptions += 1
+        self._counters.preemptions += 1
+        self._waiting.add(sequence)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        now: float,
+        error: PacelineError | None = None,
+    ) -> Output:
+        output = sequence.ended(reason, now, error)
+        self._leave(sequence)
+        return output
+
+    def _leave(self, sequence: Sequence) -> None:
+        if sequence in self._running:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+            self._dequeue(sequence)
+        self._residency.release(sequence)
+        self._counters.requests_finished += 1
+
+    def _dequeue(self, sequence: Sequence) -> None:
+        if sequence.queued:
+            sequence.queued = False
+            self._on_leave_queue(sequence)
+
+    def _all(self) -> list[Sequence]:
+        return [*self._running, *self._waiting]

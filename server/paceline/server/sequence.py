@@ -1,0 +1,137 @@
+"""One completion in the making: the scheduler's mutable state for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from .request import (
+    Finish,
+    FinishReason,
+    Output,
+    Request,
+    SamplingParams,
+    Timings,
+    Usage,
+)
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """Completion `index` of a request. Owned by the scheduler; all times are seconds of its clock.
+
+    Invariant: keys and values of `tokens[:num_computed]` are in `pages`.
+    """
+
+    request: Request
+    index: int
+    order: int  # of arrival; what was there first goes first
+    sampling: SamplingParams = field(init=False)
+    tokens: list[int] = field(init=False)  # prompt, then output
+    queued: bool = True  # until it first joins
+    num_computed: int = 0
+    pages: list[int] = field(default_factory=list)
+    num_registered: int = 0  # full pages the prefix cache knows
+    chain: int = 0  # prefix-cache node of the last registered page
+    cached_tokens: int = 0
+    preemptions: int = 0
+    first_scheduled: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    steps: int = 0
+    rows_seen: int = 0  # sum over its steps of the rows beside it, itself included
+    rows_max: int = 0
+
+    def __post_init__(self) -> None:
+        sampling = self.request.sampling
+        self.sampling = replace(sampling, seed=(sampling.seed + self.index) % 2**64)
+        self.tokens = list(self.request.prompt_ids)
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - len(self.request.prompt_ids)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens whose keys and values are still to be computed; 1 while decoding."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether the prompt (or, after a preemption, what was there) is still being computed."""
+        return self.remaining > 1 or self.num_output == 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Sort key of the queue: priority first, then arrival."""
+        return (self.request.priority, self.order)
+
+    @property
+    def banned(self) -> tuple[int, ...]:
+        """Tokens that may not be chosen yet, because fewer than `min_tokens` were."""
+        stopping = self.request.stopping
+        if self.num_output >= stopping.min_tokens:
+            return ()
+        return tuple(stopping.eos_token_ids | stopping.stop_token_ids)
+
+    def saw_step(self, rows: int, now: float) -> None:
+        """Notes a step this sequence takes part in, beside `rows - 1` others."""
+        if self.first_scheduled is None:
+            self.first_scheduled = now
+        self.steps += 1
+        self.rows_seen += rows
+        self.rows_max = max(self.rows_max, rows)
+
+    def append(self, token: int, now: float) -> None:
+        self.tokens.append(token)
+        self.last_token = now
+        if self.first_token is None:
+            self.first_token = now
+
+    def end_reason(self, max_context: int) -> FinishReason | None:
+        """Why the newest token is the last one, or None."""
+        token, stopping = self.tokens[-1], self.request.stopping
+        if token in stopping.stop_token_ids:
+            return FinishReason.STOP_TOKEN
+        if token in stopping.eos_token_ids:
+            return FinishReason.EOS
+        if self.num_output >= stopping.max_tokens:
+            return FinishReason.MAX_TOKENS
+        if len(self.tokens) >= max_context:
+            return FinishReason.CONTEXT_LIMIT
+        return None
+
+    def finish(
+        self, reason: FinishReason, now: float, error: Exception | None = None
+    ) -> Finish:
+        """The completion's end, with its counts and times."""
+        stop_token = self.tokens[-1] if reason is FinishReason.STOP_TOKEN else None
+        usage = Usage(self.num_prompt, self.num_output, self.cached_tokens)
+        return Finish(reason, usage, self._timings(now), stop_token, error)
+
+    def ended(
+        self, reason: FinishReason, now: float, error: Exception | None = None
+    ) -> Output:
+        """An output that carries no token, just the end."""
+        return Output(
+            self.request.id, self.index, finish=self.finish(reason, now, error)
+        )
+
+    def _timings(self, now: float) -> Timings:
+        arrival = self.request.arrival
+        scheduled = now if self.first_scheduled is None else self.first_scheduled
+        first = self.first_token
+        last = self.last_token
+        return Timings(
+            queue_s=scheduled - arrival,
+            prefill_s=(now if first is None else first) - scheduled,
+            decode_s=0.0 if first is None or last is None else last - first,
+            ttft_s=0.0 if first is None else first - arrival,
+            total_s=now - arrival,
+            batch_rows_mean=self.rows_seen / self.steps if self.steps else 0.0,
+            batch_rows_max=self.rows_max,
+            preemptions=self.preemptions,
+        )
