@@ -1,0 +1,63 @@
+# The one door: every target sets up what it needs in .venv first. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := proto server client loadgen tests hatch_build.py
+
+# Build environments take the same versions as the environment itself.
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# `make bench CONCURRENCY=1,4,16 QUICK=1` becomes `paceline bench --concurrency 1,4,16 --quick`.
+BENCH_FLAGS = $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(MODES),--modes $(MODES)) \
+	$(if $(MODEL),--model $(MODEL)) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
+	$(if $(TARGET),--target $(TARGET)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED)) \
+	$(if $(filter-out 0,$(QUICK)),--quick)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup proto test check bench serve load format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt hatch_build.py proto/paceline/v1/generation.proto
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Paceline needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.3'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]' --group dev
+	@touch $@
+
+proto: $(STAMP)  ## make the protobuf stubs anew
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+
+test: $(STAMP)  ## run the tests (ARGS="tests/client -k retry" narrows them)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## lint, format, types, contract, then the tests
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)  ## measure all modes, write bench/<run>/report.html (CONCURRENCY= MODES= MODEL= WORKLOAD= TARGET= QUICK=1)
+	$(BIN)/paceline bench $(BENCH_FLAGS) $(ARGS)
+
+serve: $(STAMP)  ## serve on 127.0.0.1:50051 (MODEL= and ARGS="--mode static" configure it)
+	$(BIN)/paceline serve $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+load: $(STAMP)  ## open Locust's web page against a running server
+	$(BIN)/locust -f loadgen/locustfile.py $(ARGS)
+
+format: $(STAMP)  ## format the sources and mend what ruff can mend
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+clean:  ## remove what builds and tests left behind (.venv and bench/ stay)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMP)
+	find proto server client loadgen tests -name __pycache__ -prune -exec rm -rf {} +
+	find proto \( -name '*_pb2*.py' -o -name '*_pb2*.pyi' \) -delete
