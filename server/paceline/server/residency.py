@@ -56,9 +56,7 @@ class Residency:
         size = self._pages.page_size
         for i in range(sequence.num_registered, end // size):
             block = sequence.tokens[i * size : (i + 1) * size]
-            sequence.chain = self._pages.register(
-                sequence.pages[i], sequence.chain, block
-            )
+            sequence.chain = self._pages.register(sequence.pages[i], sequence.chain, block)
             sequence.num_registered = i + 1
 
     def first_pages(self, sequence: Sequence, tokens: int) -> tuple[int, ...]:

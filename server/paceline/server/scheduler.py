@@ -95,9 +95,7 @@ class Scheduler:
     def fail(self, step: Step, now: float, error: PacelineError) -> list[Output]:
         """Ends the sequences of a step that went wrong; what it wrote to pages is not trusted."""
         self._pages.forget_all()
-        return [
-            self._end(row.sequence, FinishReason.ERROR, now, error) for row in step.rows
-        ]
+        return [self._end(row.sequence, FinishReason.ERROR, now, error) for row in step.rows]
 
     def expire(self, now: float) -> list[Output]:
         """Ends what is past its deadline or its time limit, waiting or running."""
@@ -231,9 +229,7 @@ class Scheduler:
         """Makes room for `tokens` tokens; if there is none, whoever is last in line gives up its own."""
         while self._residency.lacks(sequence, tokens):
             victim = max(self._running, key=place)
-            if plan.holds(
-                victim
-            ):  # its row is in the step already, so the one that asks waits
+            if plan.holds(victim):  # its row is in the step already, so the one that asks waits
                 victim = sequence
             self._preempt(victim)
             if victim is sequence:

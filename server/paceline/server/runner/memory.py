@@ -1,0 +1,42 @@
+"""How much memory there is for pages."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from ..config import ModelConfig
+from ..errors import SetupError
+
+MIB = 2**20
+# On a host shared with other work, a modest fixed pool: 16,000 tokens of SmolLM2-135M.
+CPU_POOL_BYTES = 384 * MIB
+CPU_FREE_SHARE = 0.25
+# The rest is for activations and for what the allocator cannot use.
+GPU_FREE_SHARE = 0.85
+
+
+def pages_that_fit(page_bytes: int, device: torch.device, config: ModelConfig) -> int:
+    """Pages of `page_bytes` bytes that the configured, or the free, memory holds.
+
+    Raises:
+        SetupError: not even one fits.
+    """
+    if config.kv_cache_mib is not None:
+        room = config.kv_cache_mib * MIB
+    elif device.type == "cuda":
+        room = int(torch.cuda.mem_get_info(device)[0] * GPU_FREE_SHARE)
+    else:
+        room = min(CPU_POOL_BYTES, int(_free_host_bytes() * CPU_FREE_SHARE))
+    pages = room // page_bytes
+    if pages < 1:
+        raise SetupError(
+            f"no memory for the KV cache: a page takes {page_bytes / MIB:.1f} MiB and {room / MIB:.0f} "
+            "MiB are free; give more with --kv-cache-mib or take smaller pages with --page-size"
+        )
+    return pages
+
+
+def _free_host_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,135 @@
+"""Lays a step out in tensors: one flat line of tokens, rectangle after rectangle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..step import Rectangle, Step
+from .kv_cache import KVShape
+
+
+@dataclass(eq=False)
+class PackedRectangle:
+    """Where a rectangle lies in the line of tokens, and which keys its queries may see.
+
+    Attributes:
+        start: first token of the rectangle in the line; it is `height * width` long, row by row.
+        gather: flat page-and-head places of its rows' keys, `[height * kv_heads * pages]`.
+        query_at: positions of its queries, `[height, width]`.
+        num_keys: tokens its rows' pages hold.
+    """
+
+    start: int
+    height: int
+    width: int
+    gather: Tensor
+    query_at: Tensor
+    num_keys: int
+    dtype: torch.dtype
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        return self.start + self.height * self.width
+
+    def mask(self, window: int | None) -> Tensor:
+        """What is added to the scores, `[height, 1, width, keys]`: 0 where a query may look, else -inf.
+
+        A query at position p sees keys 0 .. p, with a sliding window only the last `window` of them.
+        The same for every layer with the same window, so it is made once.
+        """
+        mask = self._masks.get(window)
+        if mask is None:
+            key_at = torch.arange(self.num_keys, device=self.query_at.device)
+            query_at = self.query_at[:, :, None]
+            hidden = key_at > query_at
+            if window is not None:
+                hidden |= key_at <= query_at - window
+            mask = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device)
+            mask = mask.masked_fill_(hidden, float("-inf"))[:, None]
+            self._masks[window] = mask
+        return mask
+
+
+@dataclass(frozen=True, eq=False)
+class PackedStep:
+    """A step in tensors.
+
+    Attributes:
+        input_ids, positions: the line of tokens, `[1, tokens]`; padding is token 0 at position 0.
+        write: flat places for the line's keys and values, `[tokens * kv_heads]`; padding goes to page 0.
+        sample_at: places in the line whose logits choose next tokens, in the order of `sampling_rows`.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    write: Tensor
+    sample_at: Tensor
+    rectangles: tuple[PackedRectangle, ...]
+
+
+def pack(step: Step, shape: KVShape, device: torch.device) -> PackedStep:
+    """Builds a step's tensors on `device`."""
+    total = step.padded_tokens
+    ids = np.zeros(total, dtype=np.int64)
+    positions = np.zeros(total, dtype=np.int64)
+    slots = np.zeros(total, dtype=np.int64)  # page * page_size + offset; 0 lies in the padding page
+    sample_at: list[int] = []
+    rectangles = []
+    start = 0
+    for rectangle in step.rectangles:
+        at = start
+        for row in rectangle.rows:
+            here = slice(at, at + len(row.tokens))
+            where = np.arange(row.start, row.end)
+            ids[here] = row.tokens
+            positions[here] = where
+            pages = np.asarray(row.pages, dtype=np.int64)
+            slots[here] = pages[where // shape.page_size] * shape.page_size
+            slots[here] += where % shape.page_size
+            if row.samples:
+                sample_at.append(here.stop - 1)
+            at += rectangle.width
+        rectangles.append(_pack_rectangle(rectangle, positions, start, shape, device))
+        start += rectangle.area
+    return PackedStep(
+        input_ids=torch.from_numpy(ids)[None].to(device),
+        positions=torch.from_numpy(positions)[None].to(device),
+        write=torch.from_numpy(_write_places(slots, shape)).to(device),
+        sample_at=torch.tensor(sample_at, dtype=torch.int64, device=device),
+        rectangles=tuple(rectangles),
+    )
+
+
+def _pack_rectangle(
+    rectangle: Rectangle, positions: np.ndarray, start: int, shape: KVShape, device: torch.device
+) -> PackedRectangle:
+    height, width = rectangle.height, rectangle.width
+    longest = max(len(row.pages) for row in rectangle.rows)
+    pages = np.zeros((height, longest), dtype=np.int64)
+    for i, row in enumerate(rectangle.rows):
+        pages[i, : len(row.pages)] = row.pages
+    heads = np.arange(shape.num_kv_heads)[None, :, None]
+    gather = pages[:, None, :] * shape.num_kv_heads + heads
+    query_at = positions[start : start + rectangle.area].reshape(height, width)
+    return PackedRectangle(
+        start=start,
+        height=height,
+        width=width,
+        gather=torch.from_numpy(gather.reshape(-1)).to(device),
+        query_at=torch.from_numpy(query_at).to(device),
+        num_keys=longest * shape.page_size,
+        dtype=shape.dtype,
+    )
+
+
+def _write_places(slots: np.ndarray, shape: KVShape) -> np.ndarray:
+    """Places in `[pages, kv_heads, page_size]` of each token's keys, one for each head."""
+    page, offset = np.divmod(slots, shape.page_size)
+    heads = np.arange(shape.num_kv_heads)
+    places = (page[:, None] * shape.num_kv_heads + heads) * shape.page_size + offset[:, None]
+    return places.reshape(-1)

@@ -1,0 +1,132 @@
+"""Computes steps with a transformers model: the engine's `Runner` on any device torch has."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import EngineConfig, ModelConfig
+from ..pages import PADDING_PAGE
+from ..rectangles import Buckets
+from ..request import Request, SamplingParams, StoppingParams
+from ..sequence import Sequence
+from ..step import Rectangle, Row, Sample, Step
+from .kv_cache import KVCache, KVShape
+from .linear import pack_linear_layers
+from .loading import LoadedModel
+from .memory import pages_that_fit
+from .packing import pack
+from .sampling import SampleRow, sample
+
+logger = logging.getLogger(__name__)
+
+# Few shapes where each costs a captured graph; finer ones where it costs a millisecond and padding is
+# what hurts. Above the last, batches come in steps of it.
+GPU_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+CPU_ROWS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Launched:
+    step: Step
+    logits: Tensor  # [sampling rows, vocabulary]
+
+
+class TorchRunner:
+    """Owns the model and its KV cache.
+
+    Args:
+        loaded: a model whose attention is `attention.NAME`.
+        engine: page size and batch bounds.
+        config: memory and threads.
+    """
+
+    def __init__(self, loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> None:
+        self.info = loaded.info
+        self._model = loaded.model
+        self._device = torch.device(loaded.info.device)
+        self._engine = engine
+        if self._device.type == "cpu":
+            pack_linear_layers(self._model)
+        rows = CPU_ROWS if self._device.type == "cpu" else GPU_ROWS
+        self.buckets = Buckets(rows)
+        shape = _kv_shape(loaded, engine.page_size)
+        wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
+        self.num_pages = 1 + min(wanted, pages_that_fit(shape.page_bytes, self._device, config))
+        self._cache = KVCache(shape, self.num_pages, self._device)
+
+    def warm_up(self) -> None:
+        """Runs every row bucket and a full prompt chunk once: operators are built at first use."""
+        bound = self._engine.max_batch_size
+        for rows in (*(r for r in self.buckets.rows if r < bound), bound):
+            self._run_empty(self.buckets.height_for(rows), 1)
+        self._run_empty(1, self.buckets.width_for(self._engine.max_step_tokens))
+
+    @torch.inference_mode()
+    def launch(self, step: Step) -> _Launched:
+        """Runs the model on a step."""
+        packed = pack(step, self._cache.shape, self._device)
+        # A step of prompt chunks alone chooses nothing; one place keeps the output from being empty.
+        keep = packed.sample_at if len(packed.sample_at) else packed.sample_at.new_zeros(1)
+        logits = self._model(
+            input_ids=packed.input_ids,
+            position_ids=packed.positions,
+            use_cache=False,
+            logits_to_keep=keep,
+            packed=packed,
+            cache=self._cache,
+        ).logits[0]
+        return _Launched(step, logits[: len(packed.sample_at)])
+
+    @torch.inference_mode()
+    def collect(self, handle: object) -> list[Sample]:
+        """Chooses the next tokens of a launched step."""
+        assert isinstance(handle, _Launched)
+        rows = list(handle.step.sampling_rows)
+        if not rows:
+            return []
+        sampled = sample(handle.logits, [_sample_row(row.sequence) for row in rows])
+        for row, token in zip(rows, sampled.token_ids, strict=True):
+            if token < 0:
+                self._cache.clear(row.pages)
+        return [
+            Sample(token, logprobs)
+            for token, logprobs in zip(sampled.token_ids, sampled.logprobs, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Gives the model's memory back."""
+        del self._model, self._cache
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run_empty(self, height: int, width: int) -> None:
+        request = Request("warm-up", (0,) * width, SamplingParams(), StoppingParams(1), 0.0)
+        pages = (PADDING_PAGE,) * -(-width // self._engine.page_size)
+        row = Row(Sequence(request, 0, 0), 0, (0,) * width, pages)
+        self.collect(self.launch(Step((Rectangle((row,) * height, height, width),))))
+
+
+def _sample_row(sequence: Sequence) -> SampleRow:
+    request = sequence.request
+    return SampleRow(
+        params=sequence.sampling,
+        position=sequence.num_output,
+        min_tokens_banned=sequence.banned,
+        prompt_ids=request.prompt_ids,
+        output_ids=sequence.tokens[sequence.num_prompt :]
+        if sequence.sampling.shapes_logits
+        else (),
+        logprobs=request.logprobs,
+    )
+
+
+def _kv_shape(loaded: LoadedModel, page_size: int) -> KVShape:
+    config = loaded.model.config.get_text_config()
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return KVShape(config.num_hidden_layers, kv_heads, head_dim, page_size, loaded.model.dtype)
