@@ -1,0 +1,105 @@
+"""Everything the client raises on purpose. `_status` is the one place that makes these from gRPC statuses.
+
+PacelineError
+├── InvalidRequest        a bad field, a prompt that does not fit; `violations` names the fields
+├── QueueFull             the server's queue has no room; `retry_after_s` says when to come back
+├── Unavailable           no server there, draining, or its engine is restarting
+├── DeadlineExceeded      the deadline (`timeout_s`) passed
+├── Cancelled             the call was cancelled
+├── Aborted               stopped by `abort` or by a drain that was cut short
+├── FeatureUnavailable    this server was not loaded with what was asked for
+├── Unauthenticated       no token, a wrong one, or no right to call
+├── MessageTooLarge       request or answer over the limit on one message
+└── ServerError           a fault of the server's; its log has the error id in the message
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One bad field: its path as in the contract ("generation.sampling.top_p"), and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class PacelineError(Exception):
+    """Base of all errors of the client. `code` is the gRPC status' name, `retry_after_s` the server's advice."""
+
+    code = "UNKNOWN"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        violations: tuple[Violation, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.code = code or type(self).code
+        self.retry_after_s = retry_after_s
+        self.violations = violations
+
+
+class InvalidRequest(PacelineError):
+    """The request itself is wrong, and stays wrong when sent again."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class QueueFull(PacelineError):
+    """The server refused because its bounded queue is full; gRPC's own retries are already used up."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(PacelineError):
+    """No server answered, or it is going away or not up yet; gRPC's own retries are already used up."""
+
+    code = "UNAVAILABLE"
+
+
+class DeadlineExceeded(PacelineError):
+    """The deadline passed before the answer was complete."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(PacelineError):
+    """The call was cancelled before the answer was complete."""
+
+    code = "CANCELLED"
+
+
+class Aborted(PacelineError):
+    """The server stopped this request: `abort` was called, or a drain was cut short."""
+
+    code = "ABORTED"
+
+
+class FeatureUnavailable(PacelineError):
+    """Asked for something this server does not offer."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class Unauthenticated(PacelineError):
+    """The server wants a token or a certificate, or does not accept the one it got."""
+
+    code = "UNAUTHENTICATED"
+
+
+class MessageTooLarge(PacelineError):
+    """A request or an answer is larger than one message may be."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class ServerError(PacelineError):
+    """The server failed; the message holds the error id to look for in its log."""
+
+    code = "INTERNAL"
