@@ -1,0 +1,133 @@
+"""One generation as the load generator saw it, and the times defined on it.
+
+t_send is the moment the call was sent, t_1 that of the first message with at least one token (it
+holds n_1 tokens), t_k that of the k-th such message (n_k tokens), t_n that of the last, t_end that
+of the status; n is the sum of all n_k. All are seconds of `time.perf_counter()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from itertools import accumulate
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimings:
+    """Where the server says the time went, in milliseconds of its own clock."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    ttft_ms: float
+    total_ms: float
+    batch_rows_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One generation. `stamps_us` are microseconds: t_1 less t_send, then each t_k less t_(k-1)."""
+
+    id: str
+    mode: str
+    level: int
+    phase: str
+    worker: int
+    t_send: float
+    t_end: float
+    status: str
+    cut: bool = False
+    stamps_us: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    requested_tokens: int = 0
+    output_tokens: int = 0
+    finish: str = ""
+    cached_tokens: int = 0
+    server: ServerTimings | None = None
+    gap: bool = False
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Record:
+        """The record of one parsed line of `requests.*.jsonl`; unknown keys are ignored."""
+        values = {name: line[name] for name in _FIELDS if name in line}
+        server = values.get("server")
+        if server is not None:
+            values["server"] = ServerTimings(**{name: server[name] for name in _SERVER_FIELDS})
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object, the inverse of `from_json`."""
+        return asdict(self)
+
+    @property
+    def ok(self) -> bool:
+        """The generation came to its own end."""
+        return self.status == "OK" and not self.cut
+
+    @property
+    def measured(self) -> bool:
+        """Not part of the warm-up."""
+        return self.phase == "measure"
+
+    @property
+    def counted_tokens(self) -> int:
+        """n: tokens that arrived, by the server's own count in each message."""
+        return sum(self.tokens)
+
+    @property
+    def arrivals_s(self) -> list[float]:
+        """t_1 … t_n on the common clock."""
+        return [self.t_send + micros / 1e6 for micros in accumulate(self.stamps_us)]
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: t_1 - t_send. None where no token came."""
+        return self.stamps_us[0] / 1e6 if self.stamps_us else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first: (t_n - t_1) / (n - n_1). None where n = n_1."""
+        later = sum(self.tokens[1:])
+        return sum(self.stamps_us[1:]) / 1e6 / later if later else None
+
+    @property
+    def interactivity(self) -> float | None:
+        """Tokens a second that this one reader sees: 1 / TPOT."""
+        tpot = self.tpot_s
+        return 1.0 / tpot if tpot else None
+
+    @property
+    def itl_s(self) -> list[float]:
+        """Inter-token latencies: each gap divided over the n_k tokens it brought, n_k entries."""
+        return [
+            gap / 1e6 / count
+            for gap, count in zip(self.stamps_us[1:], self.tokens[1:], strict=True)
+            for _ in range(count)
+        ]
+
+    @property
+    def stall_s(self) -> float | None:
+        """The largest gap between two messages with tokens. None with fewer than two."""
+        return max(self.stamps_us[1:]) / 1e6 if len(self.stamps_us) > 1 else None
+
+    @property
+    def e2e_s(self) -> float:
+        """End-to-end latency: t_end - t_send."""
+        return self.t_end - self.t_send
+
+    @property
+    def normalised_s(self) -> float | None:
+        """End-to-end latency per token: E2E / n."""
+        tokens = self.counted_tokens
+        return self.e2e_s / tokens if tokens else None
+
+    @property
+    def remainder_s(self) -> float | None:
+        """Network and client: TTFT less the server's own time to first token."""
+        ttft = self.ttft_s
+        return None if ttft is None or self.server is None else ttft - self.server.ttft_ms / 1e3
+
+
+_FIELDS = tuple(f.name for f in fields(Record))
+_SERVER_FIELDS = tuple(f.name for f in fields(ServerTimings))
