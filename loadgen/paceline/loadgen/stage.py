@@ -1,0 +1,85 @@
+"""How a sweep moves from level to level. Pure: time comes in as an argument.
+
+A level opens when all its users are there, sends until it has enough, closes, and drains: what is
+in flight ends by itself, or is cut after `drain_s`. So no request ever spans two levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from paceline.loadgen.options import LoadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a worker process is told: which level runs, whether users may send, which requests are its own."""
+
+    index: int = 0  # place in the list of levels
+    level: int = 1  # target concurrency
+    open: bool = False
+    cut: bool = False  # end what is in flight now
+    slot: int = 0  # this worker sends requests slot, slot + slots, slot + 2 slots, …
+    slots: int = 1
+    warmup: int = 0  # requests with a smaller number are warm-up
+
+    def to_message(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a worker process tells: of level `index`, how many it sent, measured to the end, and has in flight."""
+
+    index: int = 0
+    sent: int = 0
+    ended: int = 0
+    flying: int = 0
+
+    def to_message(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class LevelClock:
+    """Decides when a level has enough, from its workers' progress."""
+
+    options: LoadOptions
+    index: int
+    level: int
+    opened_s: float
+    closed_s: float | None = None
+    _measuring_s: float | None = None
+    _workers: dict[str, Progress] = field(default_factory=dict)
+
+    def take(self, worker: str, progress: Progress, now_s: float) -> None:
+        """A worker's report; one about another level is ignored."""
+        if progress.index != self.index:
+            return
+        self._workers[worker] = progress
+        sent = sum(p.sent for p in self._workers.values())
+        if self._measuring_s is None and sent > self.options.warmup_requests(self.level):
+            self._measuring_s = now_s
+
+    def enough(self, now_s: float) -> bool:
+        """Both minima are reached, or the longest time is over."""
+        if now_s - self.opened_s >= self.options.level_max_s:
+            return True
+        if self._measuring_s is None or now_s - self._measuring_s < self.options.level_min_s:
+            return False
+        return sum(p.ended for p in self._workers.values()) >= self.options.level_requests
+
+    def close(self, now_s: float) -> None:
+        """Sending has stopped; reports from before this moment say nothing about draining."""
+        self.closed_s = now_s
+        self._workers.clear()
+
+    def drained(self, workers: int) -> bool:
+        """Every worker has reported since `close`, and none has anything in flight."""
+        reports = self._workers.values()
+        return len(reports) >= workers and not any(p.flying for p in reports)
+
+    def overdue(self, now_s: float) -> bool:
+        """Draining takes longer than allowed."""
+        return self.closed_s is not None and now_s - self.closed_s >= self.options.drain_s
