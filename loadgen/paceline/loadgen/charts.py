@@ -1,0 +1,327 @@
+"""Charts as plain objects that charts.js draws: which series, which points, which words on hover. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from paceline.loadgen.systems import SYSTEMS, system
+from paceline.loadgen.tables import batch_lines, time_parts
+from paceline.loadgen.verdicts import level_at, levels_of, modes_of, tokens_per_second
+from paceline.loadgen.wording import milliseconds, percent, rate, seconds, upper
+
+Summary = Mapping[str, Any]
+Chart = dict[str, Any]
+LATENCIES = {
+    "e2e_ms": ("End to end", "median end-to-end latency of a request"),
+    "ttft_ms": ("First token (TTFT)", "median time to first token"),
+    "tpot_ms": ("Per token (TPOT)", "median time per output token"),
+}
+PARTS = {"queue": "Queue", "prefill": "Prefill", "decode": "Decode", "network": "Network"}
+
+
+def charts(summary: Summary) -> dict[str, Chart]:
+    """Every chart of the report that this run has data for, by the id of its figure."""
+    made = {
+        "fig-headline": headline(summary),
+        "fig-throughput": by_size(summary, "output_tok_s", "output tokens per second", "count"),
+        "fig-time": by_size(summary, "total_time_s", "seconds for the same work", "s"),
+        "fig-scatter": scatter(summary),
+        "fig-latency": latency(summary),
+        "fig-padding": padding(summary),
+        "fig-occupancy": occupancy(summary),
+        "fig-lanes": lanes(summary),
+        "fig-where": where(summary),
+        "fig-gantt": gantt(summary),
+    }
+    return {key: chart for key, chart in made.items() if chart is not None}
+
+
+def _legend(keys: Sequence[str], *, short: bool = False) -> list[dict[str, str]]:
+    return [
+        {"key": key, "label": system(key).short if short else system(key).label} for key in keys
+    ]
+
+
+def _series(key: str, points: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"key": key, "label": system(key).label, "points": points}
+
+
+def _point(x: float, y: float, label: str, tip: str) -> dict[str, Any]:
+    return {"x": x, "y": y, "label": label, "tip": tip}
+
+
+def level_tip(level: Mapping[str, Any]) -> str:
+    """What hovering over a level says."""
+    spread = level["latency"]
+    return "\n".join(
+        (
+            f"{level['target']['value']} in flight",
+            f"{rate(tokens_per_second(level))} output tok/s",
+            f"TTFT {milliseconds(spread['ttft_ms']['median'])}",
+            f"TPOT {milliseconds(spread['tpot_ms']['median'])}",
+            f"end to end {milliseconds(spread['e2e_ms']['median'])}",
+            f"{spread['ttft_ms']['n']} requests in the window",
+        )
+    )
+
+
+def headline(summary: Summary) -> Chart | None:
+    """Throughput against latency per mode, a view per kind of latency."""
+    views = []
+    for metric, (name, label) in LATENCIES.items():
+        series = [
+            _series(mode, points)
+            for mode in modes_of(summary)
+            if (points := _against_latency(summary, mode, metric))
+        ]
+        x = {"label": f"{label} (log scale)", "scale": "log", "format": "ms"}
+        y = {"label": "output tokens per second", "scale": "linear", "format": "count"}
+        if series:
+            views.append({"name": name, "series": series, "x": x, "y": y})
+    if not views:
+        return None
+    return {"kind": "xy", "height": 430, "legend": _legend(modes_of(summary)), "views": views}
+
+
+def _against_latency(summary: Summary, mode: str, metric: str) -> list[dict[str, Any]]:
+    return [
+        _point(
+            level["latency"][metric]["median"],
+            level["throughput"]["output_tok_s"],
+            str(level["target"]["value"]),
+            level_tip(level),
+        )
+        for level in levels_of(summary, mode)
+        if level["latency"][metric]["median"]
+    ]
+
+
+def _batch_series(
+    summary: Summary, point: Callable[[dict[str, Any]], dict[str, Any] | None]
+) -> list[dict[str, Any]]:
+    series = []
+    for entry in SYSTEMS:
+        points = [made for line in batch_lines(summary, entry.key) if (made := point(line))]
+        if points:
+            series.append(_series(entry.key, points))
+    return series
+
+
+def _batch_tip(line: Mapping[str, Any]) -> str:
+    return "\n".join(
+        (
+            f"{line['size']} at once",
+            f"{rate(line['output_tok_s'])} output tok/s",
+            f"{seconds(line['total_time_s'])} for the same work",
+            f"{milliseconds(line['latency_ms'])} mean latency",
+            f"{percent(line['padding_waste'])} padding",
+        )
+    )
+
+
+def by_size(summary: Summary, field: str, label: str, form: str) -> Chart | None:
+    """One figure of every system against batch size or concurrency."""
+
+    def point(line: dict[str, Any]) -> dict[str, Any] | None:
+        return _point(line["size"], line[field], "", _batch_tip(line)) if line[field] else None
+
+    series = _batch_series(summary, point)
+    x = {"label": "batch size / requests in flight", "scale": "levels", "format": "count"}
+    return _xy(series, x, {"label": label, "scale": "linear", "format": form})
+
+
+def scatter(summary: Summary) -> Chart | None:
+    """Throughput against mean latency per request, each point with its batch size or concurrency."""
+
+    def point(line: dict[str, Any]) -> dict[str, Any] | None:
+        if not line["latency_ms"] or not line["output_tok_s"]:
+            return None
+        label = str(line["size"])
+        return _point(line["latency_ms"], line["output_tok_s"], label, _batch_tip(line))
+
+    x = {"label": "mean latency of a request (log scale)", "scale": "log", "format": "ms"}
+    y = {"label": "output tokens per second", "scale": "linear", "format": "count"}
+    return _xy(_batch_series(summary, point), x, y)
+
+
+def _xy(series: list[dict[str, Any]], x: Chart, y: Chart) -> Chart | None:
+    if not series:
+        return None
+    legend = _legend([one["key"] for one in series], short=True)
+    return {"kind": "xy", "height": 360, "legend": legend, "series": series, "x": x, "y": y}
+
+
+def latency(summary: Summary) -> Chart | None:
+    """Latency against concurrency: the median as a line, the band up to the highest percentile known."""
+    views = []
+    for metric in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):
+        name, label = LATENCIES.get(metric, ("Between tokens (ITL)", "time between two tokens"))
+        series = [
+            _series(mode, points)
+            for mode in modes_of(summary)
+            if (points := _bands(summary, mode, metric))
+        ]
+        x = {"label": "requests in flight", "scale": "levels", "format": "count"}
+        y = {
+            "label": f"{label.removeprefix('median ')} (log scale)",
+            "scale": "log",
+            "format": "ms",
+        }
+        if series:
+            views.append({"name": name, "series": series, "x": x, "y": y})
+    if not views:
+        return None
+    return {"kind": "xy", "height": 400, "legend": _legend(modes_of(summary)), "views": views}
+
+
+def _bands(summary: Summary, mode: str, metric: str) -> list[dict[str, Any]]:
+    points = []
+    for level in levels_of(summary, mode):
+        spread = level["latency"][metric]
+        if not spread["median"]:
+            continue
+        name, high = upper(spread)
+        tip = f"{level['target']['value']} in flight\nmedian {milliseconds(spread['median'])}"
+        tip += f"\n{name} {milliseconds(high)}\nn = {spread['n']:,}"
+        point = _point(level["target"]["value"], spread["median"], "", tip)
+        points.append(point | {"lo": spread["median"], "hi": max(high or 0.0, spread["median"])})
+    return points
+
+
+def padding(summary: Summary) -> Chart | None:
+    """Padding waste of each mode at the reference concurrency, and of the baseline's largest batch."""
+    reference = summary["verdicts"]["reference_concurrency"]
+    rows = []
+    for mode in modes_of(summary):
+        level = level_at(summary, mode, reference)
+        waste = level["server"].get("padding_waste") if level else None
+        if waste is not None:
+            tip = f"{reference} in flight\n{percent(waste)} of computed tokens were padding"
+            rows.append(_waste_row(mode, system(mode).label, waste, tip))
+    batched = [
+        p for p in summary["baselines"] if p["padding_waste"] is not None and p["batch_size"] > 1
+    ]
+    if batched:
+        point = max(batched, key=lambda one: one["batch_size"])
+        label = f"{system(point['system']).short} of {point['batch_size']}"
+        tip = f"{percent(point['padding_waste'])} of computed tokens were padding"
+        rows.append(_waste_row(point["system"], label, point["padding_waste"], tip))
+    if not rows:
+        return None
+    x = {"label": "share of computed tokens that were padding", "format": "percent"}
+    return {"kind": "bars", "rows": rows, "x": x, "rowHeight": 34}
+
+
+def _waste_row(key: str, label: str, waste: float, tip: str) -> dict[str, Any]:
+    parts = [{"key": key, "value": max(waste, 0.0)}]
+    return {"key": key, "label": label, "parts": parts, "text": percent(waste), "tip": tip}
+
+
+def occupancy(summary: Summary) -> Chart | None:
+    """Rows at work and rows paid for along the run, one panel per mode, and the client's tokens/s below."""
+    panels = []
+    for mode in modes_of(summary):
+        line = summary["timeline"].get(mode)
+        if line is None:
+            continue
+        full = sum(line["rows"]) / max(1, sum(line["padded_rows"]))
+        panels.append(
+            {
+                "key": mode,
+                "label": system(mode).label,
+                "note": f"{percent(full)} of the rows paid for did work",
+                "short": percent(full),
+                "t": line["t_s"],
+                "rows": line["rows"],
+                "padded": line["padded_rows"],
+                "waiting": line["waiting"],
+                "rate_t": line["rate_t_s"],
+                "tok_s": line["client_tok_s"],
+                "levels": line["levels"],
+            }
+        )
+    if not panels:
+        return None
+    return {"kind": "occupancy", "panels": panels, "legend": _legend([p["key"] for p in panels])}
+
+
+def lanes(summary: Summary) -> Chart | None:
+    """Each request as a bar in the row that served it."""
+    panels = []
+    for mode in modes_of(summary):
+        drawn = summary["lanes"].get(mode)
+        if drawn is None:
+            continue
+        filled = percent(drawn["filled"])
+        panels.append(
+            {
+                "key": mode,
+                "label": system(mode).label,
+                "note": f"rows at work {filled} of the time",
+                "short": filled,
+                "seconds": drawn["seconds"],
+                "lanes": drawn["rows"],
+            }
+        )
+    if not panels:
+        return None
+    return {"kind": "lanes", "panels": panels, "legend": _legend([p["key"] for p in panels])}
+
+
+def where(summary: Summary) -> Chart | None:
+    """Mean time of a request by phase, stacked; a second view shows shares."""
+    entries = [
+        (mode, level, parts)
+        for mode in modes_of(summary)
+        for level in levels_of(summary, mode)
+        if (parts := time_parts(level))
+    ]
+    if not entries:
+        return None
+    legend = [{"key": key, "label": label} for key, label in PARTS.items()]
+    absolute = {"name": "Time", "rows": _where_rows(entries, shares=False)}
+    absolute["x"] = {"label": "mean time of a request", "format": "ms"}
+    shared = {"name": "Share", "rows": _where_rows(entries, shares=True)}
+    shared["x"] = {"label": "share of a request's time", "format": "percent", "max": 1}
+    return {"kind": "bars", "legend": legend, "views": [shared, absolute], "rowHeight": 20}
+
+
+def _where_rows(
+    entries: Sequence[tuple[str, Mapping[str, Any], dict[str, float]]], *, shares: bool
+) -> list[dict[str, Any]]:
+    rows = []
+    for mode, level, parts in entries:
+        total = sum(parts.values()) or 1.0
+        lines = [f"{PARTS[key]}: {milliseconds(value)}" for key, value in parts.items()]
+        size = level["target"]["value"]
+        rows.append(
+            {
+                "key": mode,
+                "group": mode,
+                "label": f"{system(mode).short} {size}",
+                "title": f"{system(mode).label}, {size} in flight",
+                "parts": [
+                    {"key": key, "value": value / total if shares else value}
+                    for key, value in parts.items()
+                ],
+                "text": milliseconds(total),
+                "tip": "\n".join(lines),
+            }
+        )
+    return rows
+
+
+def gantt(summary: Summary) -> Chart | None:
+    """One line per system, one bar per phase."""
+    lines = []
+    for key in dict.fromkeys(phase["lane"] for phase in summary["phases"]):
+        bars = [
+            phase | {"tip": f"{seconds(phase['start_s'])} to {seconds(phase['end_s'])}"}
+            for phase in summary["phases"]
+            if phase["lane"] == key
+        ]
+        lines.append(
+            {"key": key, "label": system(key).label, "short": system(key).short, "bars": bars}
+        )
+    return {"kind": "gantt", "lanes": lines} if lines else None

@@ -1,0 +1,239 @@
+"""The report's tables as values: one source for the page, for Markdown and for levels.csv. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paceline.loadgen.systems import SYSTEMS, system
+from paceline.loadgen.verdicts import (
+    level_at,
+    levels_of,
+    modes_of,
+    tokens_per_second,
+)
+from paceline.loadgen.wording import (
+    NONE,
+    milliseconds,
+    number,
+    percent,
+    rate,
+    ratio,
+    seconds,
+    upper,
+)
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Cells as printed; `key` names the system the row is about, `first` opens a group."""
+
+    key: str
+    cells: tuple[str, ...]
+    first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A heading per column and rows of printed cells. The first column is text."""
+
+    headings: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def markdown(self) -> str:
+        """The table as a Markdown pipe table."""
+        lines = [self.headings, ("---", *("---:" for _ in self.headings[1:]))]
+        lines += [row.cells for row in self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def levels_table(summary: Summary) -> Table:
+    """One row per mode and level: what was in flight, what came out, what it felt like."""
+    rows = []
+    for mode in modes_of(summary):
+        for at, level in enumerate(levels_of(summary, mode)):
+            rows.append(Row(mode, (system(mode).label, *_level_cells(summary, level)), at == 0))
+    headings = ("Mode", "In flight", "Achieved", "Requests", "Output tok/s", "vs sequential")
+    headings += ("TTFT p50", "TTFT tail", "TPOT p50", "TPOT tail", "ITL p99", "E2E p50", "E2E tail")
+    headings += ("Rows per step", "Padding", "KV peak", "Server busy", "Steady", "Failed", "Cut")
+    return Table(headings, tuple(rows))
+
+
+def _level_cells(summary: Summary, level: Mapping[str, Any]) -> tuple[str, ...]:
+    latency, server, counts = level["latency"], level["server"], level["counts"]
+    value = tokens_per_second(level)
+    base = tokens_per_second(level_at(summary, "sequential", level["target"]["value"]))
+    total = server.get("kv_pages_total")
+    return (
+        str(level["target"]["value"]),
+        number(level["achieved"]["concurrency"], 1),
+        str(counts["ok"]),
+        rate(value),
+        ratio(value / base) if value and base else NONE,
+        milliseconds(latency["ttft_ms"]["median"]),
+        tail(latency["ttft_ms"]),
+        milliseconds(latency["tpot_ms"]["median"]),
+        tail(latency["tpot_ms"]),
+        milliseconds(latency["itl_ms"]["p99"]),
+        milliseconds(latency["e2e_ms"]["median"]),
+        tail(latency["e2e_ms"]),
+        number(server.get("batch_mean"), 1),
+        percent(server.get("padding_waste")),
+        percent(server["kv_pages_peak"] / total) if total else NONE,
+        percent(server.get("busy_share")),
+        "yes" if level["stable"]["verdict"] == "steady" else "no",
+        str(counts["failed"] + counts["shed"]),
+        str(counts["cut"]),
+    )
+
+
+def tail(distribution: Mapping[str, Any]) -> str:
+    """The highest percentile the sample supports, named: "1.2 s (p95)"."""
+    name, value = upper(distribution)
+    return NONE if value is None else f"{milliseconds(value)} ({name})"
+
+
+def short_table(summary: Summary) -> Table:
+    """The terminal's and the Markdown report's table: one row per mode and level, the main figures."""
+    rows = []
+    for mode in modes_of(summary):
+        for level in levels_of(summary, mode):
+            cells = _level_cells(summary, level)
+            rows.append(
+                Row(mode, (system(mode).short, *(cells[i] for i in (0, 3, 4, 5, 7, 10, 12, 13))))
+            )
+    headings = ("Mode", "In flight", "Output tok/s", "vs sequential", "TTFT p50", "TPOT p50")
+    return Table((*headings, "E2E p50", "Rows per step", "Padding"), tuple(rows))
+
+
+def batch_table(summary: Summary) -> Table:
+    """Every system by batch size or concurrency: total time, throughput, latency per request, speedup."""
+    base = one_by_one(summary)
+    rows = []
+    for entry in sorted(SYSTEMS, key=lambda one: one.is_mode):
+        for at, line in enumerate(batch_lines(summary, entry.key)):
+            value = line["output_tok_s"]
+            cells = (
+                entry.label,
+                str(line["size"]),
+                seconds(line["total_time_s"]),
+                rate(value),
+                milliseconds(line["latency_ms"]),
+                ratio(value / base) if value and base else NONE,
+                percent(line["padding_waste"]),
+            )
+            rows.append(Row(entry.key, cells, at == 0))
+    headings = ("System", "Batch size / in flight", "Total time", "Output tok/s")
+    return Table((*headings, "Mean latency", "Speedup", "Padding"), tuple(rows))
+
+
+def batch_lines(summary: Summary, key: str) -> list[dict[str, Any]]:
+    """One system along batch size (a baseline) or concurrency (a mode), on the same fields."""
+    if system(key).is_mode:
+        return [
+            {
+                "size": level["target"]["value"],
+                "total_time_s": level["total_time_s"],
+                "output_tok_s": tokens_per_second(level),
+                "latency_ms": level["latency"]["e2e_ms"]["mean"],
+                "padding_waste": level["server"].get("padding_waste"),
+            }
+            for level in levels_of(summary, key)
+        ]
+    return [
+        {
+            "size": point["batch_size"],
+            "total_time_s": point["total_time_s"],
+            "output_tok_s": point["output_tok_s"],
+            "latency_ms": point["latency_ms"]["mean"],
+            "padding_waste": point["padding_waste"],
+        }
+        for point in summary["baselines"]
+        if point["system"] == key
+    ]
+
+
+def one_by_one(summary: Summary) -> float | None:
+    """What speedups are counted from: transformers one by one, else our sequential mode at its lowest level."""
+    lines = batch_lines(summary, "transformers") or batch_lines(summary, "sequential")
+    value: float | None = lines[0]["output_tok_s"] if lines else None
+    return value
+
+
+def padding_table(summary: Summary) -> Table:
+    """Padding waste by concurrency and mode."""
+    modes = modes_of(summary)
+    sizes = sorted({level["target"]["value"] for level in summary["levels"]})
+    rows = []
+    for size in sizes:
+        found = [level_at(summary, mode, size) for mode in modes]
+        cells = tuple(percent(one["server"].get("padding_waste")) if one else NONE for one in found)
+        rows.append(Row("", (str(size), *cells)))
+    return Table(("In flight", *(system(mode).label for mode in modes)), tuple(rows))
+
+
+def where_table(summary: Summary) -> Table:
+    """Mean milliseconds of a request by phase, per mode and level."""
+    rows = []
+    for mode in modes_of(summary):
+        for at, level in enumerate(levels_of(summary, mode)):
+            parts = time_parts(level)
+            if parts is None:
+                continue
+            cells = tuple(milliseconds(value) for value in parts.values())
+            label = (system(mode).label, str(level["target"]["value"]))
+            rows.append(Row(mode, (*label, *cells, milliseconds(sum(parts.values()))), at == 0))
+    headings = ("Mode", "In flight", "Queue", "Prefill", "Decode", "Network", "Together")
+    return Table(headings, tuple(rows))
+
+
+def time_parts(level: Mapping[str, Any]) -> dict[str, float] | None:
+    """Mean milliseconds in queue, prefill, decode and on the network; None where no request ended."""
+    server = level["server"]
+    means = {
+        "queue": server["queue_ms"]["mean"],
+        "prefill": server["prefill_ms"]["mean"],
+        "decode": server["decode_ms"]["mean"],
+    }
+    if any(value is None for value in means.values()):
+        return None
+    return means | {"network": max(0.0, server["remainder_ms"]["mean"] or 0.0)}
+
+
+def phases_table(summary: Summary) -> Table:
+    """What ran when, in seconds since the start."""
+    rows = [
+        Row(phase["lane"], (system(phase["lane"]).label, phase["label"], *_times(phase)))
+        for phase in summary["phases"]
+    ]
+    return Table(("System", "Phase", "From", "To", "Took"), tuple(rows))
+
+
+def _times(phase: Mapping[str, Any]) -> tuple[str, str, str]:
+    start, end = phase["start_s"], phase["end_s"]
+    return f"{start:.1f} s", f"{end:.1f} s", f"{end - start:.1f} s"
+
+
+def latency_table(summary: Summary) -> Table:
+    """The distributions behind the latency charts: mean, median with its interval, percentiles, count."""
+    rows = []
+    names = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2e_ms": "E2E"}
+    for mode in modes_of(summary):
+        for level in levels_of(summary, mode):
+            for key, name in names.items():
+                spread = level["latency"][key]
+                cells = (system(mode).label, str(level["target"]["value"]), name, *_spread(spread))
+                rows.append(Row(mode, cells, key == "ttft_ms"))
+    headings = ("Mode", "In flight", "Metric", "n", "Mean", "Median", "95 % interval")
+    return Table((*headings, "p90", "p95", "p99", "Max"), tuple(rows))
+
+
+def _spread(spread: Mapping[str, Any]) -> tuple[str, ...]:
+    interval = spread["median_ci95"]
+    between = f"{milliseconds(interval[0])} to {milliseconds(interval[1])}" if interval else NONE
+    shown = [milliseconds(spread[key]) for key in ("p90", "p95", "p99", "max")]
+    median = milliseconds(spread["median"])
+    return (f"{spread['n']:,}", milliseconds(spread["mean"]), median, between, *shown)

@@ -1,0 +1,229 @@
+"""What a run says in plain words: ratios at one concurrency, the peak, and what to doubt. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paceline.loadgen.systems import system
+from paceline.loadgen.wording import listing, percent, rate, ratio
+
+Summary = Mapping[str, Any]
+NEAR_PEAK = 0.9
+BUSY = 0.9
+CLIENT_FULL_PCT = 85.0
+WORDS = {
+    "sequential": "one request at a time",
+    "static": "static batching",
+    "dynamic": "dynamic batching",
+    "continuous": "continuous batching",
+}
+
+
+def levels_of(summary: Summary, mode: str) -> list[dict[str, Any]]:
+    """The levels of one mode that have a throughput, by rising concurrency."""
+    chosen = [one for one in summary["levels"] if one["mode"] == mode and one["throughput"]]
+    return sorted(chosen, key=lambda one: one["target"]["value"])
+
+
+def modes_of(summary: Summary) -> list[str]:
+    """The modes that were measured, in the order of the ladder."""
+    present = dict.fromkeys(one["mode"] for one in summary["levels"] if one["throughput"])
+    ladder = [mode for mode in WORDS if mode in present]
+    return ladder + [mode for mode in present if mode not in WORDS]
+
+
+def level_at(summary: Summary, mode: str, concurrency: int | None) -> dict[str, Any] | None:
+    """One mode's level at one concurrency."""
+    for one in levels_of(summary, mode):
+        if one["target"]["value"] == concurrency:
+            return one
+    return None
+
+
+def tokens_per_second(level: Mapping[str, Any] | None) -> float | None:
+    """Output tokens a second of a level."""
+    if level is None or level["throughput"] is None:
+        return None
+    value: float = level["throughput"]["output_tok_s"]
+    return value
+
+
+def verdicts(summary: Summary) -> dict[str, Any]:
+    """Reference concurrency, ratios, peak, knee, limit, flags, and the two sentences at the top of the report."""
+    modes = modes_of(summary)
+    peak = _peak(summary)
+    hero = "continuous" if "continuous" in modes else (peak or {}).get("mode")
+    reference = _reference(summary, modes)
+    found: dict[str, Any] = {
+        "hero": hero,
+        "reference_concurrency": reference,
+        "output_tok_s": {
+            mode: tokens_per_second(level_at(summary, mode, reference)) for mode in modes
+        },
+        "peak": peak,
+        "knee": _knee(summary, hero),
+        "limit": _limit(summary, hero, reference),
+    }
+    found["ratios"] = _ratios(found)
+    found["baseline_ratios"] = _baseline_ratios(summary, hero)
+    found["headline"] = _headline(found)
+    found["explanation"] = _explanation(summary, found)
+    found["flags"] = _flags(summary, found)
+    return found
+
+
+def _reference(summary: Summary, modes: list[str]) -> int | None:
+    """The highest concurrency at which every mode was measured."""
+    sets = [
+        {one["target"]["value"] for one in levels_of(summary, mode) if tokens_per_second(one)}
+        for mode in modes
+    ]
+    shared = set.intersection(*sets) if sets else set()
+    return max(shared, default=None)
+
+
+def _peak(summary: Summary) -> dict[str, Any] | None:
+    best = max(
+        (one for one in summary["levels"] if one["throughput"]),
+        key=lambda one: one["throughput"]["output_tok_s"],
+        default=None,
+    )
+    if best is None:
+        return None
+    return {
+        "mode": best["mode"],
+        "concurrency": best["target"]["value"],
+        "output_tok_s": best["throughput"]["output_tok_s"],
+    }
+
+
+def _knee(summary: Summary, hero: str | None) -> dict[str, Any] | None:
+    """The smallest concurrency within 10 % of the hero's peak: more only adds waiting."""
+    levels = levels_of(summary, hero) if hero else []
+    if not levels:
+        return None
+    top = max(tokens_per_second(one) or 0.0 for one in levels)
+    knee = next(one for one in levels if (tokens_per_second(one) or 0.0) >= NEAR_PEAK * top)
+    return {"concurrency": knee["target"]["value"], "output_tok_s": tokens_per_second(knee)}
+
+
+def _limit(summary: Summary, hero: str | None, reference: int | None) -> dict[str, Any]:
+    """Who was the limit at the reference level: the server, the load generator, or not known."""
+    level = level_at(summary, hero, reference) if hero else None
+    busy = level["server"].get("busy_share") if level else None
+    client = level["client"].get("cpu_pct") if level else None
+    if client is not None and client >= CLIENT_FULL_PCT:
+        return {"who": "client", "busy_share": busy, "client_cpu_pct": client}
+    who = "server" if busy is not None and busy >= BUSY else "unknown"
+    return {"who": who, "busy_share": busy, "client_cpu_pct": client}
+
+
+def _ratios(found: Mapping[str, Any]) -> dict[str, float]:
+    ours = found["output_tok_s"].get(found["hero"])
+    others = {mode: value for mode, value in found["output_tok_s"].items() if mode != found["hero"]}
+    return {mode: ours / value for mode, value in others.items() if ours and value}
+
+
+def _baseline_ratios(summary: Summary, hero: str | None) -> dict[str, Any]:
+    """The hero's best throughput over each baseline's best."""
+    levels = levels_of(summary, hero) if hero else []
+    best = max((tokens_per_second(one) or 0.0 for one in levels), default=0.0)
+    made = {}
+    for name in dict.fromkeys(point["system"] for point in summary["baselines"]):
+        points = [p for p in summary["baselines"] if p["system"] == name and p["output_tok_s"]]
+        top = max(points, key=lambda point: point["output_tok_s"], default=None)
+        if top and best:
+            made[name] = {"ratio": best / top["output_tok_s"], "batch_size": top["batch_size"]}
+    return made
+
+
+def _headline(found: Mapping[str, Any]) -> str:
+    hero, reference = found["hero"], found["reference_concurrency"]
+    if hero is None or reference is None:
+        return "Nothing was measured to the end: see what is there below."
+    made = found["output_tok_s"].get(hero)
+    start = f"{_word(hero).capitalize()} made {rate(made)} tokens per second"
+    start += f" with {reference} request{'s' if reference != 1 else ''} in flight"
+    parts = [f"{ratio(found['ratios'][mode])} {_word(mode)}" for mode in found["ratios"]]
+    return f"{start}: {listing(parts)}." if parts else f"{start}."
+
+
+def _word(mode: str) -> str:
+    return WORDS.get(mode, mode)
+
+
+def _explanation(summary: Summary, found: Mapping[str, Any]) -> str:
+    """Why, in the run's own figures: how full the batch was kept, and what padding took."""
+    reference, hero = found["reference_concurrency"], found["hero"]
+    ours = level_at(summary, hero, reference) if hero else None
+    static = level_at(summary, "static", reference)
+    if hero != "continuous" or ours is None:
+        return "The same model, the same prompts and the same machine for every system compared."
+    rows = ours["server"].get("batch_mean")
+    text = "A row that falls free is refilled at the next step"
+    text += f", so each step carried {rows:.{int(rows < 10)}f} requests on average" if rows else ""
+    waste = [
+        (level["server"].get("padding_waste"), level["server"].get("batch_mean"))
+        for level in (ours, static)
+        if level
+    ]
+    if len(waste) == 2 and None not in waste[0] and None not in waste[1]:
+        text += f" and {percent(waste[0][0])} of the computed tokens were padding; static batching"
+        text += (
+            f" carried {waste[1][1]:.{int(waste[1][1] < 10)}f} and padded {percent(waste[1][0])}"
+        )
+    return f"{text}. Same model, same prompts, same machine."
+
+
+def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
+    flags = []
+    if summary["run"].get("partial"):
+        why = summary["run"].get("partial_reason") or "the run ended early"
+        flags.append(_flag("warn", f"Partial: {why}"))
+    flags += [
+        _flag("warn", f"{system(s['mode']).label}: {s['error']}")
+        for s in summary["systems"]
+        if s["error"]
+    ]
+    weak = [one for one in summary["levels"] if one["stable"]["verdict"] != "steady"]
+    if weak:
+        names = [f"{system(one['mode']).short} at {one['target']['value']}" for one in weak]
+        flags.append(_flag("warn", f"Not steady: {listing(names)}"))
+    flags += _integrity_flags(summary)
+    flags.append(_limit_flag(found["limit"]))
+    if not weak and summary["levels"]:
+        flags.append(_flag("good", "Every level reached a steady state"))
+    return flags
+
+
+def _integrity_flags(summary: Summary) -> list[dict[str, str]]:
+    levels = summary["levels"]
+    failed = sum(one["counts"]["failed"] + one["counts"]["shed"] for one in levels)
+    odd = sum(
+        one["integrity"]["token_mismatch"] + one["integrity"]["sequence_gaps"] for one in levels
+    )
+    flags = []
+    if failed:
+        flags.append(_flag("warn", f"{failed} requests failed or were refused"))
+    if odd:
+        flags.append(_flag("warn", f"{odd} requests whose tokens did not add up"))
+    if levels and not failed and not odd:
+        sent = sum(one["counts"]["sent"] for one in levels)
+        flags.append(_flag("good", f"{sent:,} requests, none failed, every token accounted for"))
+    return flags
+
+
+def _limit_flag(limit: Mapping[str, Any]) -> dict[str, str]:
+    texts = {
+        "server": f"The server was the limit: busy {percent(limit['busy_share'])} of the time",
+        "client": "The load generator was the limit: the server can do more than shown",
+        "unknown": "Who was the limit is not known: neither server nor load generator was full",
+    }
+    return _flag(
+        {"server": "good", "client": "warn"}.get(limit["who"], "note"), texts[limit["who"]]
+    )
+
+
+def _flag(kind: str, text: str) -> dict[str, str]:
+    return {"kind": kind, "text": text}
