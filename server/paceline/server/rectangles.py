@@ -13,15 +13,18 @@ from .step import Rectangle, Row
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Sizes a step is padded to, so that few shapes occur: compiled code and captured graphs need that.
+    """Sizes a step is padded to, so that few shapes occur: compiled code and graphs need that.
 
     Args:
         rows: ascending row counts; more rows than the last are not padded.
         width: prompt chunks are padded to a multiple of so many tokens.
+        split_gain: page-rows of padding that make it worth to attend to a part of the decoding rows
+            in a rectangle of its own; None keeps them together.
     """
 
     rows: tuple[int, ...]
     width: int = 16
+    split_gain: int | None = None
 
     def height_for(self, rows: int) -> int:
         place = bisect_left(self.rows, rows)
@@ -31,9 +34,34 @@ class Buckets:
         return -(-tokens // self.width) * self.width
 
 
-def decode_rectangle(rows: Sequence[Row], at_least: int, buckets: Buckets) -> Rectangle:
-    """One token for each row. A static batch keeps the rows it began with: `at_least`."""
-    return Rectangle(tuple(rows), buckets.height_for(at_least), 1)
+def decode_rectangles(
+    rows: Sequence[Row], policy: Policy, batch_rows: int, buckets: Buckets
+) -> list[Rectangle]:
+    """One token for each row. A static batch keeps the `batch_rows` rows it began with.
+
+    Keys are padded to the longest context of a rectangle, so where shapes are free rows of similar
+    context get rectangles of their own. Rows that are padding go to the one with the shortest.
+    """
+    height = buckets.height_for(max(len(rows), batch_rows))
+    if policy.keeps_rows or buckets.split_gain is None:
+        return [Rectangle(tuple(rows), height, 1)]
+    by_context = sorted(rows, key=lambda row: len(row.pages))
+    groups = _split(by_context, buckets.split_gain)
+    padding = height - len(rows)
+    first = Rectangle(tuple(groups[0]), len(groups[0]) + padding, 1)
+    return [first, *(Rectangle(tuple(group), len(group), 1) for group in groups[1:])]
+
+
+def _split(rows: list[Row], min_gain: int) -> list[list[Row]]:
+    """Cuts rows, sorted by pages, where the padding saved is largest, as long as it is worth it."""
+    longest = len(rows[-1].pages)
+    # Cutting before row i pads the i rows below it to their own longest only.
+    gains = [i * (longest - len(rows[i - 1].pages)) for i in range(1, len(rows))]
+    best = max(gains, default=0)
+    if best < min_gain:
+        return [rows]
+    cut = gains.index(best) + 1
+    return _split(rows[:cut], min_gain) + _split(rows[cut:], min_gain)
 
 
 def prefill_rectangles(
@@ -41,25 +69,20 @@ def prefill_rectangles(
 ) -> list[Rectangle]:
     """Prompt chunks, as the mode pads them.
 
-    static: one rectangle as wide as the longest and as high as the batch. dynamic: prompts of similar
-    length, to a power of two, share one. Otherwise only chunks of equal padded width do, which wastes
-    no more than the rounding up.
+    static: one rectangle as wide as the longest and as high as the batch. dynamic: prompts of
+    similar length, to a power of two, share one. Otherwise only chunks of equal padded width do,
+    which wastes no more than the rounding up.
     """
     if policy.keeps_rows:
-        return [
-            _rectangle(rows, buckets.height_for(max(batch_rows, len(rows))), buckets)
-        ]
+        return [_rectangle(rows, buckets.height_for(max(batch_rows, len(rows))), buckets)]
     groups: defaultdict[int, list[Row]] = defaultdict(list)
     for row in rows:
         tokens = len(row.tokens)
-        key = (
-            tokens.bit_length() if policy.sorts_by_length else buckets.width_for(tokens)
-        )
+        key = tokens.bit_length() if policy.sorts_by_length else buckets.width_for(tokens)
         groups[key].append(row)
     if policy.sorts_by_length:
         return [
-            _rectangle(g, buckets.height_for(len(g)), buckets)
-            for _, g in sorted(groups.items())
+            _rectangle(g, buckets.height_for(len(g)), buckets) for _, g in sorted(groups.items())
         ]
     return [_rectangle(g, len(g), buckets) for _, g in sorted(groups.items())]
 

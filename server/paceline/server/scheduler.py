@@ -12,11 +12,11 @@ from .counters import Counters
 from .errors import DeadlineExceeded, EngineFailure, PacelineError
 from .pages import PagePool
 from .policy import Queue, make_policy
-from .rectangles import Buckets, decode_rectangle, prefill_rectangles
+from .rectangles import Buckets, decode_rectangles, prefill_rectangles
 from .request import FinishReason, Load, Output, Request
 from .residency import Residency
 from .sequence import Sequence
-from .step import Row, Sample, Step
+from .step import Rectangle, Row, Sample, Step
 from .waiting import WaitingLine, place
 
 
@@ -238,10 +238,11 @@ class Scheduler:
         return True
 
     def _pack(self, plan: _Plan, now: float) -> Step | None:
-        rectangles = []
+        rectangles: list[Rectangle] = []
         if plan.decode:
-            rows = max(len(plan.decode), self._batch_rows)
-            rectangles.append(decode_rectangle(plan.decode, rows, self._buckets))
+            rectangles += decode_rectangles(
+                plan.decode, self._policy, self._batch_rows, self._buckets
+            )
         if plan.prefill:
             rectangles += prefill_rectangles(
                 plan.prefill, self._policy, self._batch_rows, self._buckets

@@ -94,9 +94,15 @@ def _attend(
 def _by_products(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float, softcap: float | None
 ) -> Tensor:
-    """Attention as two matrix products: needed for soft-caps, and faster than SDPA for single tokens on CPU."""
-    scores = torch.matmul(queries, keys.transpose(2, 3)) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    weights = torch.softmax(scores + mask, dim=-1)
-    return torch.matmul(weights, values)
+    """Attention as two products: soft-caps need it, and for single tokens on CPU it beats SDPA."""
+    rows, kv_heads, length, dim = queries.shape
+    batch = rows * kv_heads
+    mask = mask.expand(rows, kv_heads, length, -1).reshape(batch, length, -1)
+    queries = queries.reshape(batch, length, dim)
+    keys = keys.reshape(batch, -1, dim).transpose(1, 2)
+    if softcap is None:
+        scores = torch.baddbmm(mask, queries, keys, alpha=scale)
+    else:
+        scores = torch.tanh(torch.bmm(queries, keys) * (scale / softcap)) * softcap + mask
+    weights = torch.softmax(scores, dim=-1)
+    return torch.bmm(weights, values.reshape(batch, -1, dim)).view(rows, kv_heads, length, dim)

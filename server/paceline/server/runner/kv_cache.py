@@ -27,53 +27,45 @@ class KVShape:
 
 
 class KVCache:
-    """Two tensors a layer, `[pages, kv_heads, page_size, head_dim]`: keys and values.
+    """One tensor a layer, `[2, pages, kv_heads, page_size, head_dim]`: keys, then values.
 
     A page keeps each head's tokens together, so that gathering the pages of a row gives
-    `[kv_heads, tokens, head_dim]`, which is what attention multiplies, without another copy.
+    `[kv_heads, tokens, head_dim]`, which is what attention multiplies, without another copy. Keys and
+    values lie in one tensor, so that one call writes both and one gathers both.
     """
 
     def __init__(self, shape: KVShape, num_pages: int, device: torch.device) -> None:
         self.shape = shape
         self.num_pages = num_pages
-        size = (num_pages, shape.num_kv_heads, shape.page_size, shape.head_dim)
+        size = (2, num_pages, shape.num_kv_heads, shape.page_size, shape.head_dim)
         # Zeroed, not empty: masked places are multiplied by zero, and 0 x NaN is NaN.
-        self.keys = [
+        self._layers = [
             torch.zeros(size, dtype=shape.dtype, device=device) for _ in range(shape.num_layers)
         ]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
-        self._scratch: dict[str, Tensor] = {}
+        self._tokens = [layer.view(-1, shape.head_dim) for layer in self._layers]
+        self._pages = [layer.view(-1, shape.page_size * shape.head_dim) for layer in self._layers]
+        self._scratch = self._pages[0].new_empty((0, shape.page_size * shape.head_dim))
 
-    def write(self, layer: int, index: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Stores `[tokens, kv_heads, head_dim]` at the flat places `index` (see `packing`)."""
-        dim = self.shape.head_dim
-        for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            store.view(-1, dim).index_copy_(0, index, new.reshape(-1, dim))
+    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Stores `[tokens, kv_heads, head_dim]` keys and values at flat `places` (see `packing`)."""
+        new = torch.stack((keys, values)).view(-1, self.shape.head_dim)
+        self._tokens[layer].index_copy_(0, places, new)
 
-    def gather(self, layer: int, index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of `rows` rows, `[rows, kv_heads, tokens, head_dim]`.
+    def gather(self, layer: int, places: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of `rows` rows, each `[rows, kv_heads, tokens, head_dim]`.
 
-        The tensors are scratch memory: the next gather of this size overwrites them.
+        They are scratch memory: the next gather overwrites them.
         """
-        shape = self.shape
-        gathered = []
-        for name, store in (("k", self.keys[layer]), ("v", self.values[layer])):
-            flat = store.view(-1, shape.page_size * shape.head_dim)
-            out = self._scratch_for(name, index.numel(), flat)
-            torch.index_select(flat, 0, index, out=out)
-            gathered.append(out.view(rows, shape.num_kv_heads, -1, shape.head_dim))
-        return gathered[0], gathered[1]
+        # One buffer for all layers stays in the processor's cache; fresh memory would fault each time.
+        if len(self._scratch) < len(places):
+            self._scratch = self._scratch.new_empty((len(places), self._scratch.shape[1]))
+        out = self._scratch[: len(places)]
+        torch.index_select(self._pages[layer], 0, places, out=out)
+        both = out.view(2, rows, self.shape.num_kv_heads, -1, self.shape.head_dim)
+        return both[0], both[1]
 
     def clear(self, pages: Sequence[int]) -> None:
         """Zeroes pages whose content is not finite, before anybody else gets them."""
-        index = torch.tensor(pages, device=self.keys[0].device)
-        for store in (*self.keys, *self.values):
-            store.index_fill_(0, index, 0)
-
-    def _scratch_for(self, name: str, rows: int, like: Tensor) -> Tensor:
-        # One buffer for all layers stays in the processor's cache; fresh memory would fault each time.
-        held = self._scratch.get(name)
-        if held is None or held.shape[0] < rows:
-            held = like.new_empty((rows, like.shape[1]))
-            self._scratch[name] = held
-        return held[:rows]
+        index = torch.tensor(pages, device=self._scratch.device)
+        for layer in self._layers:
+            layer.index_fill_(1, index, 0)

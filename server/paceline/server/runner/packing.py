@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..step import Rectangle, Step
-from .kv_cache import KVShape
+from .kv_cache import KVCache
 
 
 @dataclass(eq=False)
@@ -18,7 +18,7 @@ class PackedRectangle:
 
     Attributes:
         start: first token of the rectangle in the line; it is `height * width` long, row by row.
-        gather: flat page-and-head places of its rows' keys, `[height * kv_heads * pages]`.
+        gather: flat places of its rows' pages, `[2 * height * kv_heads * pages]`.
         query_at: positions of its queries, `[height, width]`.
         num_keys: tokens its rows' pages hold.
     """
@@ -37,7 +37,7 @@ class PackedRectangle:
         return self.start + self.height * self.width
 
     def mask(self, window: int | None) -> Tensor:
-        """What is added to the scores, `[height, 1, width, keys]`: 0 where a query may look, else -inf.
+        """Added to the scores, `[height, 1, width, keys]`: 0 where a query may look, else -inf.
 
         A query at position p sees keys 0 .. p, with a sliding window only the last `window` of them.
         The same for every layer with the same window, so it is made once.
@@ -61,7 +61,8 @@ class PackedStep:
 
     Attributes:
         input_ids, positions: the line of tokens, `[1, tokens]`; padding is token 0 at position 0.
-        write: flat places for the line's keys and values, `[tokens * kv_heads]`; padding goes to page 0.
+        write: flat places for the line's keys and values, `[2 * tokens * kv_heads]`; padding goes to
+            page 0.
         sample_at: places in the line whose logits choose next tokens, in the order of `sampling_rows`.
     """
 
@@ -72,8 +73,9 @@ class PackedStep:
     rectangles: tuple[PackedRectangle, ...]
 
 
-def pack(step: Step, shape: KVShape, device: torch.device) -> PackedStep:
+def pack(step: Step, cache: KVCache, device: torch.device) -> PackedStep:
     """Builds a step's tensors on `device`."""
+    shape = cache.shape
     total = step.padded_tokens
     ids = np.zeros(total, dtype=np.int64)
     positions = np.zeros(total, dtype=np.int64)
@@ -94,21 +96,21 @@ def pack(step: Step, shape: KVShape, device: torch.device) -> PackedStep:
             if row.samples:
                 sample_at.append(here.stop - 1)
             at += rectangle.width
-        rectangles.append(_pack_rectangle(rectangle, positions, start, shape, device))
+        rectangles.append(_pack_rectangle(rectangle, positions, start, cache, device))
         start += rectangle.area
     return PackedStep(
         input_ids=torch.from_numpy(ids)[None].to(device),
         positions=torch.from_numpy(positions)[None].to(device),
-        write=torch.from_numpy(_write_places(slots, shape)).to(device),
+        write=torch.from_numpy(_write_places(slots, cache)).to(device),
         sample_at=torch.tensor(sample_at, dtype=torch.int64, device=device),
         rectangles=tuple(rectangles),
     )
 
 
 def _pack_rectangle(
-    rectangle: Rectangle, positions: np.ndarray, start: int, shape: KVShape, device: torch.device
+    rectangle: Rectangle, positions: np.ndarray, start: int, cache: KVCache, device: torch.device
 ) -> PackedRectangle:
-    height, width = rectangle.height, rectangle.width
+    shape, height, width = cache.shape, rectangle.height, rectangle.width
     longest = max(len(row.pages) for row in rectangle.rows)
     pages = np.zeros((height, longest), dtype=np.int64)
     for i, row in enumerate(rectangle.rows):
@@ -120,16 +122,26 @@ def _pack_rectangle(
         start=start,
         height=height,
         width=width,
-        gather=torch.from_numpy(gather.reshape(-1)).to(device),
+        gather=torch.from_numpy(_keys_and_values(gather, cache, 1)).to(device),
         query_at=torch.from_numpy(query_at).to(device),
         num_keys=longest * shape.page_size,
         dtype=shape.dtype,
     )
 
 
-def _write_places(slots: np.ndarray, shape: KVShape) -> np.ndarray:
-    """Places in `[pages, kv_heads, page_size]` of each token's keys, one for each head."""
+def _write_places(slots: np.ndarray, cache: KVCache) -> np.ndarray:
+    """Places of each token's keys and values, one for each head."""
+    shape = cache.shape
     page, offset = np.divmod(slots, shape.page_size)
     heads = np.arange(shape.num_kv_heads)
     places = (page[:, None] * shape.num_kv_heads + heads) * shape.page_size + offset[:, None]
-    return places.reshape(-1)
+    return _keys_and_values(places, cache, shape.page_size)
+
+
+def _keys_and_values(places: np.ndarray, cache: KVCache, unit: int) -> np.ndarray:
+    """Places among keys, then the same among values, which follow all keys.
+
+    `unit` is how many places a page has for each head: 1 for whole pages, else its tokens.
+    """
+    flat = places.reshape(-1)
+    return np.concatenate((flat, flat + cache.num_pages * cache.shape.num_kv_heads * unit))

@@ -23,10 +23,13 @@ from .sampling import SampleRow, sample
 
 logger = logging.getLogger(__name__)
 
-# Few shapes where each costs a captured graph; finer ones where it costs a millisecond and padding is
-# what hurts. Above the last, batches come in steps of it.
-GPU_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-CPU_ROWS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256)
+# Few shapes where each costs a captured graph.
+GPU_BUCKETS = Buckets(rows=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512))
+# Finer ones where a new shape costs a millisecond once, and padding costs every time.
+CPU_BUCKETS = Buckets(
+    rows=(1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256),
+    split_gain=48,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +54,7 @@ class TorchRunner:
         self._engine = engine
         if self._device.type == "cpu":
             pack_linear_layers(self._model)
-        rows = CPU_ROWS if self._device.type == "cpu" else GPU_ROWS
-        self.buckets = Buckets(rows)
+        self.buckets = CPU_BUCKETS if self._device.type == "cpu" else GPU_BUCKETS
         shape = _kv_shape(loaded, engine.page_size)
         wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
         self.num_pages = 1 + min(wanted, pages_that_fit(shape.page_bytes, self._device, config))
@@ -68,7 +70,7 @@ class TorchRunner:
     @torch.inference_mode()
     def launch(self, step: Step) -> _Launched:
         """Runs the model on a step."""
-        packed = pack(step, self._cache.shape, self._device)
+        packed = pack(step, self._cache, self._device)
         # A step of prompt chunks alone chooses nothing; one place keeps the output from being empty.
         keep = packed.sample_at if len(packed.sample_at) else packed.sample_at.new_zeros(1)
         logits = self._model(
