@@ -94,16 +94,16 @@ class Connection:
 
     def options(self) -> list[tuple[str, Any]]:
         """Channel options: retries and balancing by gRPC's own service config, keepalive, message sizes."""
-        return [
-            ("grpc.enable_retries", 1 if self.attempts > 1 else 0),
-            ("grpc.service_config", json.dumps(self._service_config())),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 0),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            *self.channel_options,
-        ]
+        own: dict[str, Any] = {
+            "grpc.enable_retries": 1 if self.attempts > 1 else 0,
+            "grpc.service_config": json.dumps(self._service_config()),
+            "grpc.keepalive_time_ms": 30_000,
+            "grpc.keepalive_timeout_ms": 10_000,
+            "grpc.keepalive_permit_without_calls": 0,
+            "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+            "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+        }
+        return list((own | dict(self.channel_options)).items())
 
     def _service_config(self) -> dict[str, Any]:
         method: dict[str, Any] = {"name": [{"service": SERVICE}]}
