@@ -122,6 +122,7 @@ class Finish:
     timings: Timings
     stop_token_id: int | None = None
     error: Exception | None = None
+    stop_sequence: str | None = None  # set by the front end, which matches stop strings
 
 
 @dataclass(frozen=True, slots=True)
