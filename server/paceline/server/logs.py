@@ -1,0 +1,87 @@
+"""Logging: configured by the command line alone; one structured line for each request that ends. Never prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from .errors import PacelineError
+from .job import Job
+from .request import Finish
+
+requests = logging.getLogger("paceline.requests")
+
+
+def configure(level: str) -> None:
+    """Sends everything of at least `level` to standard error."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+
+
+def fields(values: dict[str, object]) -> str:
+    """`key=value` pairs; values with spaces or quotes are quoted, so that a line always parses."""
+    return " ".join(f"{key}={_value(value)}" for key, value in values.items())
+
+
+class RequestRecord:
+    """Surrounds one request and logs its end, whichever way it comes; `answered` is told the status."""
+
+    def __init__(self, rpc: str, peer: str, answered: Callable[[str], None]) -> None:
+        self.status = "OK"
+        self.job: Job | None = None
+        self.finishes: list[Finish] = []
+        self._rpc = rpc
+        self._peer = peer
+        self._answered = answered
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> RequestRecord:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.status = _status(exc)
+        self._answered(self.status)
+        if requests.isEnabledFor(logging.INFO):
+            requests.info("%s", fields(self._values()))
+
+    def _values(self) -> dict[str, object]:
+        values: dict[str, object] = {"rpc": self._rpc, "status": self.status, "peer": self._peer}
+        if self.job is not None:
+            values["id"] = self.job.request.id
+            values["prompt_tokens"] = len(self.job.request.prompt_ids)
+        if self.finishes:
+            first = self.finishes[0].timings
+            values["finish"] = ",".join(finish.reason.value for finish in self.finishes)
+            values["output_tokens"] = sum(f.usage.completion_tokens for f in self.finishes)
+            values["queue_ms"] = round(first.queue_s * 1e3, 1)
+            values["ttft_ms"] = round(first.ttft_s * 1e3, 1)
+        values["total_ms"] = round((time.monotonic() - self._begun) * 1e3, 1)
+        return values
+
+
+def _status(exc: BaseException | None) -> str:
+    match exc:
+        case None:
+            return "OK"
+        case PacelineError():
+            return exc.status
+        case asyncio.CancelledError() | GeneratorExit():
+            return "CANCELLED"
+        case _:
+            return "INTERNAL"
+
+
+def _value(value: object) -> str:
+    text = str(value)
+    plain = text and text.isprintable() and not any(letter in ' "=' for letter in text)
+    return text if plain else json.dumps(text)
