@@ -77,6 +77,9 @@ class ServeConfig(EngineConfig, ModelConfig):
     port: int = Field(
         50051, ge=0, le=65535, description="gRPC port; 0 picks a free one"
     )
+    insecure: bool = Field(
+        False, description="allow an address other machines can reach, without encryption"
+    )
     metrics_port: int | None = Field(
         9090,
         ge=0,

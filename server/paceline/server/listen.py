@@ -1,0 +1,49 @@
+"""Addresses to listen on: found wanting before anything slow begins, with one line that says what to do."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from .errors import SetupError
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(host: str, insecure: bool) -> None:
+    """Refuses to offer an unencrypted service to other machines unless that is asked for by name."""
+    if not insecure and not is_loopback(host):
+        raise SetupError(
+            f"--host {host} lets other machines in without encryption; "
+            "use 127.0.0.1, or say --insecure if that is what you want"
+        )
+
+
+def check_free(host: str, port: int, flag: str) -> None:
+    """SetupError if nothing can listen there."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as exc:
+        raise cannot_listen(host, port, flag, exc) from exc
+
+
+def cannot_listen(host: str, port: int, flag: str, exc: OSError) -> SetupError:
+    """The line for the operator."""
+    reason = (exc.strerror or str(exc)).lower()
+    return SetupError(f"cannot listen on {target(host, port)}: {reason}; choose another {flag}")
+
+
+def target(host: str, port: int) -> str:
+    """`host:port` as gRPC and URLs write it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
