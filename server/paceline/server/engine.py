@@ -130,6 +130,7 @@ class Engine:
         self._step_s = 0.0
         self._load = self._scheduler.load(clock())
         self._idle = threading.Event()
+        self._idle.set()
         self._draining = False
         self._stopping: FinishReason | None = None
 
