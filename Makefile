@@ -50,8 +50,8 @@ bench: $(STAMP)  ## measure all modes, write bench/<run>/report.html (CONCURRENC
 serve: $(STAMP)  ## serve on 127.0.0.1:50051 (MODEL= and ARGS="--mode static" configure it)
 	$(BIN)/paceline serve $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-load: $(STAMP)  ## open Locust's web page against a running server
-	$(BIN)/locust -f loadgen/locustfile.py $(ARGS)
+load: $(STAMP)  ## open the Locust web page that loads a running server (TARGET=)
+	$(BIN)/locust -f loadgen/locustfile.py $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 format: $(STAMP)  ## format the sources and mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
