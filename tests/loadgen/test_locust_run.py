@@ -1,0 +1,190 @@
+"""Locust as people run it, against a scripted server."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from loadgen.conftest import Run, RunLocust, ScriptedServer
+from paceline.loadgen.options import LoadOptions
+from paceline.loadgen.statistics import group_levels, summarise_level
+from paceline.loadgen.window import in_flight_steps
+
+SHORT = LoadOptions(level_min_s=0.3, level_max_s=8.0, level_requests=12, drain_s=5.0)
+
+
+def write_prompts(path: Path, scripts: list[dict[str, Any]], max_tokens: int) -> str:
+    lines = [
+        json.dumps({"id": f"p{i}", "prompt": json.dumps(script), "max_tokens": max_tokens})
+        for i, script in enumerate(scripts)
+    ]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def numbers(run: Run, level: int) -> list[int]:
+    """Request numbers sent at this level."""
+    return sorted(int(r.id.rsplit("-", 1)[1]) for r in run.records if r.level == level)
+
+
+def test_sweep(server: ScriptedServer, run_locust: RunLocust, tmp_path: Path) -> None:
+    """A sweep runs every level, up and down, with exactly its users, and no request spans two levels."""
+    out = str(tmp_path / "out")
+    run = run_locust(replace(SHORT, target=server.target, concurrency=(1, 4, 2), out=out))
+    levels = group_levels(run.records)
+    assert list(levels) == [1, 4, 2]
+    for before, after in pairwise(levels.values()):
+        assert max(r.t_end for r in before) < min(r.t_send for r in after)
+    for level, records in levels.items():
+        assert max(flying for _, flying in in_flight_steps(records)) == level
+        assert sum(not r.measured for r in records) == level
+        assert sum(r.measured and r.ok for r in records) >= 12
+        assert numbers(run, level) == list(range(len(records)))
+        summary = summarise_level(records, level)
+        assert summary["stable"]["verdict"] == "steady"
+        assert summary["integrity"]["token_mismatch"] == 0
+    assert run.requests == len(run.records)
+    assert run.failures == 0
+
+
+def test_records_count_tokens(
+    server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
+    """Tokens are counted by the server's own count, three a message, and times follow the script."""
+    out = str(tmp_path / "out")
+    options = replace(SHORT, target=server.target, concurrency=(2,), out=out, label="scripted")
+    run = run_locust(replace(options, workload="fixed:20:10"))
+    (header,) = run.headers
+    assert header["mode"] == "scripted" and header["workload"] == "fixed"
+    for record in run.records:
+        assert record.ok and not record.gap
+        assert record.tokens == [3, 3, 3, 1]
+        assert record.output_tokens == record.requested_tokens == 10
+        assert record.finish == "MAX_TOKENS" and record.mode == "scripted"
+        assert record.ttft_s is not None and 0.020 <= record.ttft_s < 1.0
+        assert record.tpot_s is not None and record.tpot_s >= 3 * 0.002 / 7 * 0.9
+        assert record.server is not None and record.server.ttft_ms == 20.0
+        assert record.t_send + sum(record.stamps_us) / 1e6 <= record.t_end + 1e-5
+
+
+def test_users_without_levels(
+    server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
+    """`--users` alone is a plain closed loop at that concurrency."""
+    out = str(tmp_path / "out")
+    run = run_locust(LoadOptions(target=server.target, out=out), users=4, run_time_s=2)
+    assert {r.level for r in run.records} == {4}
+    assert max(flying for _, flying in in_flight_steps(run.records)) == 4
+    assert [r.phase for r in run.records[:5]] == ["warmup"] * 4 + ["measure"]
+    assert run.requests == sum(not r.cut for r in run.records)
+
+
+def test_two_processes(server: ScriptedServer, run_locust: RunLocust, tmp_path: Path) -> None:
+    """With two processes the levels are split over both, and together they send the same requests."""
+    out = str(tmp_path / "out")
+    options = replace(SHORT, target=server.target, concurrency=(1, 4), out=out)
+    run = run_locust(options, processes=2)
+    assert {header["worker"] for header in run.headers} == {0, 1}
+    at_four = [r for r in run.records if r.level == 4]
+    assert Counter(r.worker for r in at_four).keys() == {0, 1}
+    assert max(flying for _, flying in in_flight_steps(at_four)) == 4
+    assert len({r.id for r in run.records}) == len(run.records)
+    assert numbers(run, 1) == list(range(len(numbers(run, 1))))
+    assert numbers(run, 4)[:8] == list(range(8))
+    assert run.requests == len(run.records)
+
+
+def test_fast_streams_do_not_wait_for_slow_ones(
+    server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
+    """Sixteen streams that wait three seconds hold up no other: fast ones keep their own 20 ms.
+
+    Without the cure a fast stream waits for a slow one to free a thread of gevent's pool.
+    """
+    slow, fast = {"first_ms": 3000.0}, {"first_ms": 20.0}
+    workload = write_prompts(tmp_path / "mix.jsonl", [slow] * 16 + [fast] * 64, max_tokens=2)
+    out = str(tmp_path / "out")
+    options = replace(SHORT, target=server.target, workload=workload, out=out, level_warmup=0)
+    run = run_locust(replace(options, concurrency=(21,), level_min_s=0.0, level_requests=5))
+    waits = {r.id: r.ttft_s or 99.0 for r in run.records}
+    of_slow = [waits.pop(f"run-0-p{i}") for i in range(16)]
+    assert min(of_slow) >= 3.0
+    assert len(waits) >= 5
+    assert max(waits.values()) < 1.0, sorted(waits.values())[-5:]
+
+
+def test_late_requests_are_cut(
+    server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
+    """What outlasts the drain is cancelled and marked as cut; it is no failure, and the next level runs."""
+    stuck = [{"first_ms": 60_000.0}] * 2 + [{"first_ms": 20.0}] * 200
+    workload = write_prompts(tmp_path / "stuck.jsonl", stuck, max_tokens=4)
+    out = str(tmp_path / "out")
+    options = replace(SHORT, target=server.target, workload=workload, out=out, drain_s=0.5)
+    run = run_locust(replace(options, concurrency=(3, 4), level_min_s=0.0, level_requests=4))
+    for level in (3, 4):
+        cut = [r for r in run.records if r.level == level and r.cut]
+        assert [r.status for r in cut] == ["CANCELLED"] * 2
+        assert all(r.ttft_s is None for r in cut)
+    assert run.failures == 0
+    assert run.requests == len(run.records) - 4
+    assert server.load().requests_rejected == 4
+
+
+def test_end_of_run_cuts_cleanly(
+    server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
+    """The end of a timed run kills users in mid-stream: their streams are cancelled, not failed."""
+    long = [{"first_ms": 10.0, "gap_ms": 50.0}]
+    workload = write_prompts(tmp_path / "long.jsonl", long, max_tokens=10_000)
+    out = str(tmp_path / "out")
+    options = LoadOptions(target=server.target, workload=workload, out=out)
+    run = run_locust(options, users=3, run_time_s=2)
+    assert [r.cut for r in run.records] == [True] * 3
+    assert all(r.counted_tokens > 10 and r.tpot_s for r in run.records)
+    assert run.requests == run.failures == 0
+    assert server.load().requests_rejected == 3
+
+
+def test_lost_message_is_noticed(
+    server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
+    """A message that never came shows as a gap, by the offsets of its neighbours."""
+    scripts: list[dict[str, Any]] = [{"per_message": 2, "skip": 1}, {"per_message": 2}]
+    workload = write_prompts(tmp_path / "lost.jsonl", scripts, max_tokens=8)
+    out = str(tmp_path / "out")
+    options = replace(SHORT, target=server.target, workload=workload, out=out, concurrency=(2,))
+    run = run_locust(options)
+    assert {r.id: (r.gap, r.counted_tokens) for r in run.records} == {
+        "run-0-p0": (True, 6),
+        "run-0-p1": (False, 8),
+    }
+
+
+def test_refused_requests_are_failures(
+    server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
+    """A status other than OK is one failure in Locust's table, under its own name, and the run goes on."""
+    refused = {"first_ms": 1.0, "status": "RESOURCE_EXHAUSTED"}
+    workload = write_prompts(tmp_path / "shed.jsonl", [refused, {"first_ms": 1.0}], max_tokens=4)
+    out = str(tmp_path / "out")
+    options = replace(SHORT, target=server.target, workload=workload, out=out, concurrency=(2,))
+    run = run_locust(replace(options, level_requests=4))
+    statuses = Counter(r.status for r in run.records)
+    assert statuses.keys() == {"OK", "RESOURCE_EXHAUSTED"}
+    assert run.failures == statuses["RESOURCE_EXHAUSTED"]
+    assert run.requests == len(run.records)
+    assert "first RESOURCE_EXHAUSTED" in run.log and "as scripted" in run.log
+
+
+def test_dead_server(run_locust: RunLocust, tmp_path: Path, free_port: int) -> None:
+    """With nobody listening the run ends in bounded time and does not hammer."""
+    out = str(tmp_path / "out")
+    options = replace(SHORT, target=f"127.0.0.1:{free_port}", concurrency=(2,), out=out)
+    run = run_locust(replace(options, level_max_s=1.5))
+    assert {r.status for r in run.records} == {"UNAVAILABLE"}
+    assert run.failures == run.requests == len(run.records) <= 20

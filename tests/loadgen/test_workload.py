@@ -1,0 +1,165 @@
+"""Seeded prompts and prompt files."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paceline.loadgen.workload import (
+    NAMES,
+    Prompt,
+    WorkloadError,
+    first_prompts,
+    make_workload,
+    offline_lines,
+    quantile_draw,
+    read_workload,
+    schedule_sha256,
+)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "fixed:10:20"])
+def test_same_seed_same_bytes(name: str) -> None:
+    """Another process, with another hash seed, makes byte-identical requests from the same seed."""
+    code = (
+        "import sys; from paceline.loadgen.workload import make_workload, schedule_sha256; "
+        "sys.stdout.write(schedule_sha256(make_workload(sys.argv[1], seed=11)))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code, name],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": "12345"},
+    ).stdout
+    assert printed == schedule_sha256(make_workload(name, seed=11))
+
+
+@pytest.mark.parametrize("name", ["chat", "sharegpt", "mixed"])
+def test_another_seed_is_another_schedule(name: str) -> None:
+    """The seed decides prompts and lengths."""
+    assert schedule_sha256(make_workload(name)) != schedule_sha256(make_workload(name, seed=1))
+
+
+def test_levels_differ_only_in_the_tag() -> None:
+    """Request i has the same text and lengths at every level, behind a tag no other request has."""
+    workload = make_workload("chat")
+    tags = set()
+    for index in range(50):
+        here, there = workload.prompt(index, 0), workload.prompt(index, 3)
+        assert here.text is not None and there.text is not None
+        (tag, text), (other_tag, other_text) = here.text.split(" ", 1), there.text.split(" ", 1)
+        assert text == other_text and here.max_tokens == there.max_tokens
+        assert len(tag) == len(other_tag)
+        tags |= {tag, other_tag}
+    assert len(tags) == 100
+
+
+def test_chat_has_the_shape_of_its_source() -> None:
+    """Scaled lengths keep the quantiles of the trace and stay within the stated bounds."""
+    prompts = list(first_prompts(make_workload("chat"), 4000))
+    outputs = [prompt.max_tokens for prompt in prompts]
+    quartiles = statistics.quantiles(outputs, n=4)
+    assert quartiles == pytest.approx([85 * 0.31, 129 * 0.31, 395 * 0.31], rel=0.06)
+    assert (min(outputs), max(outputs)) == (8, 128)
+    assert all(prompt.ignore_eos for prompt in prompts)
+    words = statistics.median(len((prompt.text or "").split()) for prompt in prompts)
+    assert 20 <= words <= 40
+
+
+def test_quantile_draw_matches_its_table() -> None:
+    """Draws fall below each tabulated value as often as the table says."""
+    rng = random.Random(4)
+    table = (0, 10, 25, 50, 75, 90, 95, 99, 100)
+    draws = [quantile_draw(rng, table) for _ in range(20_000)]
+    for value in table[1:-1]:
+        assert sum(draw < value for draw in draws) / len(draws) == pytest.approx(
+            value / 100, abs=0.01
+        )
+
+
+def test_mixed_is_nine_to_one() -> None:
+    """One request in ten is long."""
+    long = sum(prompt.max_tokens == 128 for prompt in first_prompts(make_workload("mixed"), 3000))
+    assert long / 3000 == pytest.approx(0.1, abs=0.02)
+
+
+def test_notebook() -> None:
+    """Eight prompts, 50 tokens each, temperature 0.7, begun again after the eighth."""
+    workload = make_workload("notebook")
+    eight = list(first_prompts(workload, 8))
+    assert {(p.max_tokens, p.temperature, p.ignore_eos) for p in eight} == {(50, 0.7, True)}
+    assert len({p.text for p in eight}) == 8
+    assert workload.prompt(8) == eight[0]
+
+
+def test_output_factor() -> None:
+    """The factor scales outputs, never below one token, and is stated."""
+    workload = make_workload("fixed:10:20", tokens_scale=0.01)
+    assert workload.prompt(0).max_tokens == 1
+    assert "x 0.01" in workload.notes
+    assert make_workload("fixed:10:20", tokens_scale=2.0).prompt(0).max_tokens == 40
+
+
+@pytest.mark.parametrize("name", ["chat", "notebook"])
+def test_offline_lines_ask_for_the_same(tmp_path: Path, name: str) -> None:
+    """A workload written for the offline runner and read back gives the same requests."""
+    path = tmp_path / "same.jsonl"
+    path.write_text("".join(offline_lines(make_workload(name), 8)))
+    prompts = tuple(first_prompts(make_workload(name), 8))
+    assert read_workload(path).prompts == prompts
+
+
+def test_file_of_ids_and_text(tmp_path: Path) -> None:
+    """A file may give text or token ids; what it leaves out has defaults; blank lines do not count."""
+    path = tmp_path / "own.jsonl"
+    lines = [
+        {"prompt": "hello", "max_tokens": 3},
+        {"id": "b", "prompt_ids": [1, 2], "ignore_eos": True, "temperature": 0.5, "seed": 9},
+    ]
+    path.write_text("\n\n".join(map(json.dumps, lines)) + "\n")
+    workload = make_workload(str(path))
+    assert workload.prompt(0) == Prompt("1", text="hello", max_tokens=3, ignore_eos=False)
+    assert workload.prompt(3) == Prompt(
+        "b", prompt_ids=(1, 2), max_tokens=32, ignore_eos=True, temperature=0.5, seed=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "no prompts"),
+        ("not json", "own.jsonl:1: "),
+        ('{"prompt": "a"}\n{"id": 1}', "own.jsonl:2: exactly one of"),
+        ('{"prompt": "a", "prompt_ids": [1]}', "exactly one of"),
+        ('{"prompt": "a", "max_tokens": "many"}', "own.jsonl:1: "),
+        ("[1]", "own.jsonl:1: "),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, complaint: str) -> None:
+    """What is wrong with a file is said with its name and line."""
+    path = tmp_path / "own.jsonl"
+    path.write_text(text)
+    with pytest.raises(WorkloadError, match=complaint):
+        make_workload(str(path))
+
+
+@pytest.mark.parametrize("spec", ["nonsense", "fixed:1", "fixed:a:b", "fixed:0:5"])
+def test_bad_names(spec: str) -> None:
+    """An unknown name is refused."""
+    with pytest.raises(WorkloadError):
+        make_workload(spec)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_factors(scale: float) -> None:
+    """A length factor must be a positive number."""
+    with pytest.raises(WorkloadError, match="above 0"):
+        make_workload("chat", tokens_scale=scale)
