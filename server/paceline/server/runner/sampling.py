@@ -1,0 +1,190 @@
+"""Chooses each row's next token: the last thing a step does on the device.
+
+Rows are grouped by what they ask for, and a group pays for that alone: greedy rows for one maximum, rows with top-k
+for the likeliest few. The order is transformers': penalties, bias and bans (`logits`), temperature, top-k, top-p,
+min-p (`candidates`), then a draw (`drawing`) whose randomness is a function of seed and position (`noise`). A row's
+token depends on nothing but that row.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..request import SamplingParams, TokenLogprobs
+from .candidates import first_width, min_p_tensor, next_width, select, temper, temperature_tensor
+from .drawing import draw, relative_probabilities, share_tensor, to_weights
+from .logits import adjust
+from .noise import share
+
+NO_TOKEN = -1
+_LOGPROBS_WIDTH = 64  # above the 20 that the contract allows, so that ties at the end are cut by id
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One row that gets a token.
+
+    Args:
+        position: how many tokens the completion has before this one.
+        min_tokens_banned: ids that may not be chosen yet.
+        prompt_ids, output_ids: read only where penalties are on.
+        logprobs: how many alternatives to report; None for no log-probabilities at all.
+    """
+
+    params: SamplingParams
+    position: int
+    min_tokens_banned: tuple[int, ...] = ()
+    prompt_ids: Sequence[int] = ()
+    output_ids: Sequence[int] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The chosen tokens, `NO_TOKEN` where a row had nothing to choose from, in the order of the rows."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+
+
+def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
+    """Chooses a token for each row of logits [R, V] of any float type, and waits for the result."""
+    tokens = sample_tokens(logits, rows)
+    logprobs = token_logprobs(logits, tokens, rows)
+    return Sampled(tokens.tolist(), logprobs)
+
+
+def sample_tokens(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """The chosen tokens [R], int64, on the device of the logits [R, V], which stay as they are.
+
+    A row whose largest logit, before or after processing, is not a finite number gets `NO_TOKEN`: a NaN anywhere in
+    it, an overflow, or nothing left to choose from. Other rows are not touched by that. The host waits for the device
+    only where rows have top-k or top-p, to learn whether enough candidates were looked at.
+    """
+    groups: defaultdict[_Way, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups[_way(row, logits.shape[-1])].append(index)
+    tokens = torch.full((len(rows),), NO_TOKEN, dtype=torch.int64, device=logits.device)
+    for way, indices in groups.items():
+        group = [rows[index] for index in indices]
+        if len(groups) == 1:
+            return _choose(logits, group, way)
+        where = share_tensor(indices, logits.device)
+        tokens[where] = _choose(logits[where], group, way)
+    return tokens
+
+
+def token_logprobs(
+    logits: Tensor, tokens: Tensor, rows: Sequence[SampleRow]
+) -> list[TokenLogprobs | None]:
+    """Log-probabilities under the model's own logits [R, V], before any processing, for the rows that ask.
+
+    None for rows that do not ask and for rows without a token.
+    """
+    results: list[TokenLogprobs | None] = [None] * len(rows)
+    asking = [index for index, row in enumerate(rows) if row.logprobs is not None]
+    if not asking:
+        return results
+    where = share_tensor(asking, logits.device)
+    logprobs = logits[where].float().log_softmax(-1)
+    chosen = logprobs.gather(-1, tokens[where, None].clamp(min=0))[:, 0].tolist()
+    wanted = [rows[index].logprobs or 0 for index in asking]
+    alternatives = _likeliest(logprobs, max(wanted))
+    made = tokens[where].tolist()
+    for index, token, logprob, pairs, count in zip(
+        asking, made, chosen, alternatives, wanted, strict=True
+    ):
+        if token != NO_TOKEN:
+            results[index] = TokenLogprobs(logprob, tuple(pairs[:count]))
+    return results
+
+
+class _Filter(enum.Enum):
+    GREEDY = enum.auto()
+    WHOLE = enum.auto()  # any token may come, but for min-p
+    TOP_K = enum.auto()
+    TOP_P = enum.auto()
+
+
+class _Way(NamedTuple):
+    filter: _Filter
+    adjusted: bool
+    width: int  # candidates to look at first
+
+
+def _way(row: SampleRow, vocab_size: int) -> _Way:
+    params = row.params
+    adjusted = params.shapes_logits or bool(row.min_tokens_banned)
+    if params.greedy:
+        return _Way(_Filter.GREEDY, adjusted, 1)
+    if 0 < params.top_k < vocab_size:
+        return _Way(_Filter.TOP_K, adjusted, first_width(params, vocab_size))
+    if params.top_p < 1.0:
+        return _Way(_Filter.TOP_P, adjusted, first_width(params, vocab_size))
+    return _Way(_Filter.WHOLE, adjusted, vocab_size)
+
+
+def _choose(logits: Tensor, rows: Sequence[SampleRow], way: _Way) -> Tensor:
+    if way.adjusted:
+        logits = logits.to(torch.float32, copy=True)
+        adjust(logits, rows)
+    if way.filter is _Filter.GREEDY:
+        peaks, tokens = logits.max(
+            -1
+        )  # the first of equals, and NaN if there is one; argmax is slower on CPUs
+        return _or_no_token(tokens, peaks)
+    params = [row.params for row in rows]
+    shares = share_tensor([share(row.params.seed, row.position) for row in rows], logits.device)
+    if way.filter is _Filter.WHOLE:
+        return _draw_from_all(logits, params, shares)
+    return _draw_from_candidates(logits, params, shares, way.width)
+
+
+def _draw_from_all(logits: Tensor, params: Sequence[SamplingParams], shares: Tensor) -> Tensor:
+    tempered = temper(logits, temperature_tensor(params, logits.device))
+    relative, peaks = relative_probabilities(tempered)
+    if any(p.min_p for p in params):
+        relative.masked_fill_(relative < min_p_tensor(params, logits.device), 0.0)
+    return _or_no_token(draw(to_weights(relative, logits.shape[-1]), shares), peaks[:, 0])
+
+
+def _draw_from_candidates(
+    logits: Tensor, params: Sequence[SamplingParams], shares: Tensor, width: int
+) -> Tensor:
+    found = select(logits, params, width)
+    places = draw(found.weights, shares)
+    tokens = _or_no_token(found.ids.gather(-1, places[:, None])[:, 0], found.peaks[:, 0])
+    short = [index for index, complete in enumerate(found.complete.tolist()) if not complete]
+    if short:
+        where = share_tensor(short, logits.device)
+        tokens[where] = _draw_from_candidates(
+            logits[where],
+            [params[index] for index in short],
+            shares[where],
+            next_width(width, logits.shape[-1]),
+        )
+    return tokens
+
+
+def _or_no_token(tokens: Tensor, peaks: Tensor) -> Tensor:
+    return tokens.masked_fill_(~peaks.isfinite(), NO_TOKEN)
+
+
+def _likeliest(logprobs: Tensor, count: int) -> Iterable[list[tuple[int, float]]]:
+    if not count:
+        return [[] for _ in range(len(logprobs))]
+    values, ids = logprobs.topk(min(max(count, _LOGPROBS_WIDTH), logprobs.shape[-1]))
+    ids, by_id = ids.sort(-1)
+    values, by_value = values.gather(-1, by_id).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(-1, by_value)
+    return [
+        list(zip(*pair, strict=True))
+        for pair in zip(ids[:, :count].tolist(), values[:, :count].tolist(), strict=True)
+    ]
