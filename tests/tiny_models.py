@@ -116,7 +116,8 @@ def greedy_reference(
     """What transformers' own `generate()` continues this one prompt with, greedily: the oracle."""
     ids = torch.tensor([prompt_ids], device=model.device)
     stop = {"min_new_tokens": max_tokens, "eos_token_id": None} if ignore_eos else {}
-    output = model.generate(
+    generate: Any = model.generate  # lost to the type checker behind a decorator
+    output = generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_tokens,

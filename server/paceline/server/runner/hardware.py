@@ -1,0 +1,87 @@
+"""What the machine offers: device, number format, CPU threads."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from ..errors import SetupError
+
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+# CPU features with which bfloat16 products are computed natively, on x86 and on ARM.
+_BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16", "sve_bf16")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; auto: CUDA (or ROCm) if there is one, Apple's GPU, else the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as exc:
+        reason = str(exc).splitlines()[0]
+        raise SetupError(f"device {name!r} cannot be used here: {reason}") from exc
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The format called `name`; auto: bfloat16 where the device computes in it, else float32."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices natively, not by emulation."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return _cpu_has_bfloat16()
+    return False
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # since torch 2.12
+    if capabilities is not None:
+        found = capabilities()
+        return any(found.get(feature) for feature in _BFLOAT16_FEATURES)
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return not words.isdisjoint(_BFLOAT16_FEATURES)
+
+
+def pick_threads(requested: int | None) -> int:
+    """CPU threads for torch: as requested, as OMP_NUM_THREADS says, else the physical cores we may use."""
+    if requested is not None:
+        return requested
+    if os.environ.get("OMP_NUM_THREADS"):
+        return torch.get_num_threads()
+    return max(1, min(_usable_cores(), _quota()))
+
+
+def _usable_cores() -> int:
+    """Physical cores behind the CPUs this process may run on: two threads of a core count once."""
+    try:
+        cpus = os.sched_getaffinity(0)
+        return len({Path(_TOPOLOGY.format(cpu)).read_text() for cpu in cpus})
+    except (AttributeError, OSError):  # not Linux, or /sys is hidden
+        return torch.get_num_threads()
+
+
+def _quota() -> int:
+    """Whole CPUs of this container's limit; a very large number where there is none."""
+    try:
+        quota, period = _CGROUP_QUOTA.read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return 2**31
