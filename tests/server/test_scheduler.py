@@ -1,0 +1,371 @@
+"""The scheduler, driven at random: nothing lost, nothing leaked, no starvation, in every mode."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from paper_model import PaperModel, expected_tokens
+
+from paceline.server.config import EngineConfig, Mode
+from paceline.server.errors import DeadlineExceeded
+from paceline.server.pages import PagePool
+from paceline.server.rectangles import Buckets
+from paceline.server.request import FinishReason, Output, Request, SamplingParams, StoppingParams
+from paceline.server.scheduler import Scheduler
+from paceline.server.step import Sample, Step
+
+PAGE_SIZE = 2
+BUCKETS = Buckets(rows=(1, 2, 4), width=4, split_gain=3)
+
+
+def request(
+    id: str, prompt: list[int], max_tokens: int = 4, *, at: float = 0.0, **more: object
+) -> Request:
+    stopping = StoppingParams(max_tokens=max_tokens)
+    return Request(id, tuple(prompt), SamplingParams(), stopping, at, **more)  # type: ignore[arg-type]
+
+
+class Bench:
+    """A scheduler with a paper model and a clock of its own."""
+
+    def __init__(self, mode: Mode, *, num_pages: int = 20, **config: object) -> None:
+        settings: dict[str, object] = {"max_batch_size": 4, "max_wait_ms": 10, "max_step_tokens": 16}
+        self.config = EngineConfig(mode=mode, page_size=PAGE_SIZE, **(settings | config))  # type: ignore[arg-type]
+        self.pages = PagePool(num_pages, PAGE_SIZE)
+        self.left_queue: list[tuple[str, int]] = []
+        self.scheduler = Scheduler(
+            self.config,
+            self.pages,
+            max_context=64,
+            buckets=BUCKETS,
+            on_leave_queue=lambda s: self.left_queue.append((s.request.id, s.index)),
+        )
+        self.model = PaperModel(PAGE_SIZE)
+        self.now = 0.0
+        self.outputs: list[Output] = []
+
+    def step(self) -> Step | None:
+        self.now += 1.0
+        self.outputs += self.scheduler.expire(self.now)
+        step = self.scheduler.plan(self.now)
+        if step is not None:
+            self.outputs += self.scheduler.apply(step, self.model.run(step), self.now)
+        return step
+
+    def run(self, max_steps: int = 500) -> None:
+        for _ in range(max_steps):
+            if self.scheduler.idle:
+                return
+            self.step()
+        raise AssertionError("the scheduler does not get on")
+
+    @property
+    def tokens(self) -> dict[tuple[str, int], tuple[int, ...]]:
+        found: defaultdict[tuple[str, int], tuple[int, ...]] = defaultdict(tuple)
+        for output in self.outputs:
+            found[output.request_id, output.index] += output.token_ids
+        return found
+
+    @property
+    def reasons(self) -> dict[tuple[str, int], FinishReason]:
+        return {(o.request_id, o.index): o.finish.reason for o in self.outputs if o.finish}
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Requests come, are cancelled, run late and fail in any order."""
+
+    @initialize(
+        mode=st.sampled_from(list(Mode)),
+        num_pages=st.integers(9, 20),
+        budget=st.sampled_from([16, 20, 64]),
+    )
+    def begin(self, mode: Mode, num_pages: int, budget: int) -> None:
+        self.bench = Bench(mode, num_pages=num_pages, max_step_tokens=budget)
+        self.sent: dict[str, Request] = {}
+        self.disturbed: set[str] = set()
+
+    @rule(
+        prompt=st.lists(st.integers(3, 5), min_size=1, max_size=14),
+        max_tokens=st.integers(1, 14),
+        n=st.integers(1, 3),
+        priority=st.integers(-1, 1),
+        patience=st.one_of(st.none(), st.integers(1, 30)),
+        gentle=st.booleans(),
+    )
+    def arrive(
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        n: int,
+        priority: int,
+        patience: int | None,
+        gentle: bool,
+    ) -> None:
+        id = str(len(self.sent))
+        until = None if patience is None else self.bench.now + patience
+        late = {"time_limit": until} if gentle else {"deadline": until}
+        self.sent[id] = request(
+            id, prompt, max_tokens, at=self.bench.now, n=n, priority=priority, **late
+        )
+        if until is not None:
+            self.disturbed.add(id)
+        self.bench.scheduler.add(self.sent[id])
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), index=st.one_of(st.none(), st.integers(0, 2)))
+    def cancel(self, data: st.DataObject, index: int | None) -> None:
+        id = data.draw(st.sampled_from(sorted(self.sent)))
+        bench = self.bench
+        bench.outputs += bench.scheduler.cancel(id, FinishReason.CANCELLED, bench.now, index)
+        self.disturbed.add(id)
+
+    @rule(steps=st.integers(1, 6))
+    def work(self, steps: int) -> None:
+        for _ in range(steps):
+            self.bench.step()
+
+    @rule()
+    def a_step_fails(self) -> None:
+        bench = self.bench
+        step = bench.scheduler.plan(bench.now)
+        if step is not None:
+            self.disturbed |= {row.sequence.request.id for row in step.rows}
+            bench.outputs += bench.scheduler.fail(step, bench.now, DeadlineExceeded("scripted"))
+
+    @invariant()
+    def no_page_is_owned_twice_or_lost(self) -> None:
+        scheduler, pages = self.bench.scheduler, self.bench.pages
+        owned = Counter(page for s in scheduler._all() for page in s.pages)
+        assert len(owned) == pages.num_used
+        assert 0 not in owned
+        for page, users in owned.items():
+            assert users == pages._users[page]
+            if users > 1:  # shared pages hold a prefix that is complete
+                holders = [s for s in scheduler._all() if page in s.pages]
+                assert all(s.pages.index(page) < s.num_registered for s in holders)
+
+    @invariant()
+    def rows_stay_within_the_batch(self) -> None:
+        assert len(self.bench.scheduler._running) <= self.bench.config.max_batch_size
+
+    def teardown(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        self.bench.run()
+        ended = Counter((o.request_id, o.index) for o in self.bench.outputs if o.finish)
+        assert ended == Counter((r.id, i) for r in self.sent.values() for i in range(r.n))
+        assert Counter(self.bench.left_queue) == ended
+        assert self.bench.pages.num_used == 0
+        for id, sent in self.sent.items():
+            room = self.bench.scheduler.max_context - len(sent.prompt_ids)
+            full = expected_tokens(sent.prompt_ids, min(room, sent.stopping.max_tokens))
+            for index in range(sent.n):
+                got = self.bench.tokens[id, index]
+                assert got == (full[: len(got)] if id in self.disturbed else full)
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_requests_finish_in_every_mode(mode: Mode) -> None:
+    """A queue longer than the batch is served to the end, each request with its own tokens."""
+    bench = Bench(mode)
+    prompts = [[3 + i] * (1 + i) for i in range(10)]
+    for i, prompt in enumerate(prompts):
+        bench.scheduler.add(request(str(i), prompt))
+
+    bench.run()
+
+    for i, prompt in enumerate(prompts):
+        assert bench.tokens[str(i), 0] == expected_tokens(prompt, 4)
+    assert set(bench.reasons.values()) == {FinishReason.MAX_TOKENS}
+
+
+def test_continuous_lets_a_newcomer_join_while_others_decode() -> None:
+    """A request that arrives later is done before the long one it joined."""
+    bench = Bench(Mode.CONTINUOUS)
+    bench.scheduler.add(request("long", [3, 4], 20))
+    bench.step()
+    bench.scheduler.add(request("short", [5, 6], 2))
+
+    bench.run()
+
+    ends = [o.request_id for o in bench.outputs if o.finish]
+    assert ends == ["short", "long"]
+
+
+@pytest.mark.parametrize("mode", [Mode.SEQUENTIAL, Mode.STATIC, Mode.DYNAMIC])
+def test_others_make_a_newcomer_wait_for_the_batch(mode: Mode) -> None:
+    """Without continuous batching the short request waits for the long one."""
+    bench = Bench(mode)
+    bench.scheduler.add(request("long", [3, 4], 20))
+    bench.step()
+    bench.scheduler.add(request("short", [5, 6], 2))
+
+    bench.run()
+
+    ends = [o.request_id for o in bench.outputs if o.finish]
+    assert ends == ["long", "short"]
+
+
+def test_static_computes_finished_rows_and_dynamic_does_not() -> None:
+    """The same work costs static more padded tokens than dynamic, for the same real ones."""
+    cost = {}
+    for mode in (Mode.STATIC, Mode.DYNAMIC):
+        bench = Bench(mode, num_pages=60)
+        for i, length in enumerate((2, 2, 2, 30)):
+            bench.scheduler.add(request(str(i), [3, 4 + i], length))
+        bench.run()
+        load = bench.scheduler.load(bench.now)
+        cost[mode] = (load.real_tokens, load.padded_tokens)
+
+    assert cost[Mode.STATIC][0] == cost[Mode.DYNAMIC][0]
+    assert cost[Mode.STATIC][1] > 2 * cost[Mode.DYNAMIC][1]
+
+
+def test_a_long_prompt_is_computed_in_chunks_beside_decoding_rows() -> None:
+    """Whoever decodes gets a token in every step while a long prompt is prefilled."""
+    bench = Bench(Mode.CONTINUOUS, num_pages=40)
+    bench.scheduler.add(request("decoding", [3], 12))
+    bench.step()
+    bench.scheduler.add(request("long", list(range(3, 53)), 1))
+
+    steps = []
+    while ("long", 0) not in bench.reasons:
+        step = bench.step()
+        assert step is not None
+        steps.append({row.sequence.request.id for row in step.rows})
+        assert step.real_tokens <= bench.config.max_step_tokens
+
+    assert len(steps) == 4  # 50 tokens, 15 a step beside the decoding row
+    assert all(names == {"decoding", "long"} for names in steps)
+
+
+def test_completions_of_one_request_share_its_prompt_pages() -> None:
+    """With n completions the full pages of the prompt are computed once."""
+    bench = Bench(Mode.CONTINUOUS)
+    bench.scheduler.add(request("n", [3, 4, 5, 6, 7, 8, 9], 2, n=3))
+
+    step = bench.step()
+
+    assert step is not None
+    assert step.real_tokens == 7 + 1 + 1  # three full pages shared; the last token is always computed
+    bench.run()
+    usages = [o.finish.usage for o in bench.outputs if o.finish]
+    assert [u.cached_tokens for u in usages] == [0, 6, 6]
+
+
+def test_preemption_takes_from_the_last_and_loses_nothing() -> None:
+    """When pages run out the latest request waits and is computed again, to the same tokens."""
+    bench = Bench(Mode.CONTINUOUS, num_pages=12)
+    for id in ("first", "second", "third"):
+        bench.scheduler.add(request(id, [3, 4, 5, 6], 12))
+
+    bench.run()
+
+    for id in ("first", "second", "third"):
+        assert bench.tokens[id, 0] == expected_tokens([3, 4, 5, 6], 12)
+    preempted = {o.request_id: o.finish.timings.preemptions for o in bench.outputs if o.finish}
+    assert preempted["first"] == 0
+    assert sum(preempted.values()) == bench.scheduler.load(0.0).preemptions > 0
+
+
+def test_priority_goes_first() -> None:
+    """Of those who wait, the smaller priority joins first."""
+    bench = Bench(Mode.SEQUENTIAL)
+    for id, priority in (("late", 5), ("early", -5), ("ordinary", 0)):
+        bench.scheduler.add(request(id, [3, 4], 1, priority=priority))
+
+    bench.run()
+
+    assert [o.request_id for o in bench.outputs if o.finish] == ["early", "ordinary", "late"]
+
+
+def test_deadline_in_the_queue_costs_no_computation() -> None:
+    """A request whose deadline passed while it waited is never scheduled."""
+    bench = Bench(Mode.SEQUENTIAL)
+    bench.scheduler.add(request("running", [3, 4], 10))
+    bench.scheduler.add(request("waiting", [5, 6], 1, deadline=3.0))
+
+    bench.run()
+
+    end = next(o.finish for o in bench.outputs if o.request_id == "waiting" and o.finish)
+    assert isinstance(end.error, DeadlineExceeded)
+    assert end.usage.completion_tokens == 0
+    assert end.timings.batch_rows_max == 0
+
+
+def test_time_limit_ends_with_what_there_is() -> None:
+    """`time_limit` is no error: the tokens so far count."""
+    bench = Bench(Mode.CONTINUOUS)
+    bench.scheduler.add(request("r", [3, 4], 30, time_limit=5.0))
+
+    bench.run()
+
+    assert bench.reasons["r", 0] is FinishReason.TIME_LIMIT
+    assert bench.tokens["r", 0] == expected_tokens([3, 4], 4)
+    assert all(o.finish.error is None for o in bench.outputs if o.finish)
+
+
+def test_context_limit_ends_a_sequence() -> None:
+    """A sequence ends when prompt and output fill the context."""
+    bench = Bench(Mode.CONTINUOUS, num_pages=6)  # five pages of two tokens
+    bench.scheduler.add(request("r", [3] * 4, 100))
+
+    bench.run()
+
+    assert bench.reasons["r", 0] is FinishReason.CONTEXT_LIMIT
+    assert len(bench.tokens["r", 0]) == 6
+
+
+def test_stop_tokens_end_a_completion() -> None:
+    """End-of-sequence and stop ids end it, each with its own reason."""
+    first = expected_tokens([3, 4], 1)[0]
+    bench = Bench(Mode.CONTINUOUS)
+    for id, field in (("eos", "eos_token_ids"), ("stop", "stop_token_ids")):
+        stopping = StoppingParams(9, **{field: frozenset({first})})  # type: ignore[arg-type]
+        bench.scheduler.add(Request(id, (3, 4), SamplingParams(), stopping, 0.0))
+
+    bench.run()
+
+    assert bench.reasons == {
+        ("eos", 0): FinishReason.EOS,
+        ("stop", 0): FinishReason.STOP_TOKEN,
+    }
+
+
+def test_a_row_without_finite_logits_fails_alone() -> None:
+    """Token -1 ends its row with an error; its neighbour goes on."""
+    bench = Bench(Mode.CONTINUOUS)
+    bench.scheduler.add(request("bad", [3, 4], 3))
+    bench.scheduler.add(request("good", [5, 6], 3))
+    step = bench.scheduler.plan(0.0)
+    assert step is not None
+    samples = bench.model.run(step)
+
+    bench.outputs += bench.scheduler.apply(step, [Sample(-1), samples[1]], 0.0)
+    bench.run()
+
+    assert bench.reasons["bad", 0] is FinishReason.ERROR
+    assert bench.tokens["good", 0] == expected_tokens([5, 6], 3)
+
+
+def test_a_row_that_is_in_the_step_keeps_its_pages() -> None:
+    """When the last page went to a less urgent row of the same step, the one that asks waits."""
+    bench = Bench(Mode.CONTINUOUS, num_pages=6)
+    bench.scheduler.add(request("patient", [3, 4], 6, priority=1))
+    bench.step()
+    bench.scheduler.add(request("urgent", [5, 6, 7], 5, priority=-1))
+
+    bench.run()
+
+    assert bench.tokens["patient", 0] == expected_tokens([3, 4], 6)
+    assert bench.tokens["urgent", 0] == expected_tokens([5, 6, 7], 5)
+    preempted = {o.request_id: o.finish.timings.preemptions for o in bench.outputs if o.finish}
+    assert preempted == {"patient": 0, "urgent": 1}
