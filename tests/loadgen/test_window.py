@@ -120,18 +120,17 @@ def test_throughput_counts_tokens_where_they_arrive() -> None:
 def test_warmup_is_outside_the_window() -> None:
     """The window begins with the first request after warm-up, though the target was there before."""
     records = [call(0.0, 5.0, phase="warmup"), call(0.0, 1.0, phase="warmup"), call(1.0, 5.0)]
-    window, reason = steady_window(records, 2)
-    assert window == Window(1.0, 5.0)
-    assert reason.startswith("longest span")
+    verdict, window, _ = steady_window(records, 2)
+    assert (verdict, window) == ("steady", Window(1.0, 5.0))
 
 
 def test_fallback_is_stated() -> None:
     """Where the target was never in flight the window is the time of sending, and says so."""
     records = [call(0.0, 1.0), call(2.0, 3.0)]
-    window, reason = steady_window(records, 10)
-    assert window == Window(0.0, 2.0)
+    verdict, window, reason = steady_window(records, 10)
+    assert (verdict, window) == ("below_target", Window(0.0, 2.0))
     assert "never in flight" in reason
-    assert steady_window([call(0.0, 1.0, phase="warmup")], 1) == (None, "no request after warm-up")
+    assert steady_window([call(0.0, 1.0, phase="warmup")], 1).window is None
 
 
 def test_littles_law_of_a_steady_loop() -> None:

@@ -95,8 +95,8 @@ class Call:
         """Send and read to the end. A killed greenlet cancels the call and leaves it marked as cut."""
         request = wire_request(self.prompt)
         self.t_send = self._last_s = self.clock()
-        self._stream = stub.GenerateStream(request, timeout=timeout_s)
         try:
+            self._stream = stub.GenerateStream(request, timeout=timeout_s)
             for message in self._stream:
                 self._take(message, self.clock())
             self.status = "OK"
@@ -135,7 +135,13 @@ class Call:
             self._summary = message.summary
 
     @property
+    def cut_off(self) -> bool:
+        """Ended by `cut`, not by itself: one that came to its end just before is an ordinary one."""
+        return self.was_cut and self.status != "OK"
+
+    @property
     def failed(self) -> bool:
+        """The server's fault: a status other than OK that `cut` did not cause."""
         return self.status != "OK" and not self.was_cut
 
     @property
@@ -146,7 +152,6 @@ class Call:
     def record(self, *, mode: str, worker: int) -> Record:
         """What happened, once `run` is over."""
         usage = self._summary.usage if self._summary is not None else pb.Usage()
-        ended_early = self.was_cut and self.status != "OK"
         return Record(
             id=f"{mode}-{self.index}-{self.prompt.id}",
             mode=mode,
@@ -156,7 +161,7 @@ class Call:
             t_send=self.t_send,
             t_end=self.t_end,
             status=self.status,
-            cut=ended_early,
+            cut=self.cut_off,
             stamps_us=self._stamps_us,
             tokens=self._tokens,
             prompt_tokens=usage.prompt_tokens or self._prompt_tokens,

@@ -35,13 +35,13 @@ def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) ->
     cut by the end of the level, for what they show is true; TPOT and E2E only those that ended by
     themselves.
     """
-    window, reason = steady_window(records, target)
+    verdict, window, reason = steady_window(records, target)
     chosen = _latency_records(records, window)
     return {
         "target": {"kind": "concurrency", "value": target},
         "achieved": _achieved(records, window),
         "phases": _phases(records, window),
-        "stable": _stable(records, target, window, reason),
+        "stable": {"verdict": verdict, "reason": reason},
         "counts": _counts(records, chosen),
         "throughput": throughput(records, window, seed=seed) if window else None,
         "latency": _latency(chosen, seed),
@@ -78,16 +78,6 @@ def _phases(records: Sequence[Record], window: Window | None) -> dict[str, Any]:
 
 def _span(start_s: float, end_s: float) -> dict[str, float]:
     return {"start_s": start_s, "end_s": end_s}
-
-
-def _stable(
-    records: Sequence[Record], target: int, window: Window | None, reason: str
-) -> dict[str, Any]:
-    if window is None:
-        return {"verdict": "empty", "reason": reason}
-    if reason.startswith("longest"):
-        return {"verdict": "steady", "reason": reason}
-    return {"verdict": "below_target", "reason": reason}
 
 
 def _counts(records: Sequence[Record], chosen: Sequence[Record]) -> dict[str, Any]:

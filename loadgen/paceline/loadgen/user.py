@@ -38,7 +38,7 @@ class PacelineUser(User):
             return
         name = session.name
         call = session.generate()
-        if not call.was_cut:
+        if not call.cut_off:
             self._report(name, call)
         if call.failed:
             gevent.sleep(FAILURE_PAUSE_S)

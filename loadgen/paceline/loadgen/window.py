@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,22 +74,32 @@ def full_window(records: Sequence[Record], target: int, *, from_s: float) -> Win
     return max(clipped, key=lambda window: window.seconds, default=None)
 
 
-def steady_window(records: Sequence[Record], target: int) -> tuple[Window | None, str]:
-    """The window of a closed-loop level, and in words how it was found.
+class Steady(NamedTuple):
+    """Where the figures of a level were taken, and how that span was found."""
+
+    verdict: str  # "steady", "below_target" or "empty"
+    window: Window | None
+    reason: str
+
+
+def steady_window(records: Sequence[Record], target: int) -> Steady:
+    """The window of a closed-loop level.
 
     It never begins before the first request after warm-up. Where the target was never in flight,
     it falls back to the span from the first to the last send after warm-up, then to the whole.
     """
     sends = [record.t_send for record in records if record.measured]
-    if not records or not sends:
-        return None, "no request after warm-up"
+    if not sends:
+        return Steady("empty", None, "no request after warm-up")
     window = full_window(records, target, from_s=min(sends))
     if window is not None and window.seconds > 0:
-        return window, f"longest span with at least {FULL:.0%} of the target in flight"
-    reason = f"{FULL:.0%} of the target was never in flight"
+        return Steady("steady", window, f"longest span with {FULL:.0%} of the target in flight")
+    reason = f"{FULL:.0%} of the target was never in flight after warm-up"
     if max(sends) > min(sends):
-        return Window(min(sends), max(sends)), f"{reason}: first to last send after warm-up"
-    return Window(min(sends), max(r.t_end for r in records)), f"{reason}: the whole level"
+        span = Window(min(sends), max(sends))
+        return Steady("below_target", span, f"{reason}: first to last send")
+    whole = Window(min(sends), max(r.t_end for r in records))
+    return Steady("below_target", whole, f"{reason}: first send to last end")
 
 
 def token_arrivals(records: Iterable[Record]) -> tuple[Floats, Floats]:

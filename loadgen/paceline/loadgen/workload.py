@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,10 @@ class Listed:
     prompts: tuple[Prompt, ...]
 
     def prompt(self, index: int, level: int = 0) -> Prompt:
-        """Prompt `index`, counted round the list."""
-        return self.prompts[index % len(self.prompts)]
+        """Prompt `index`, counted round the list; a later round shows in its id."""
+        again, place = divmod(index, len(self.prompts))
+        prompt = self.prompts[place]
+        return replace(prompt, id=f"{prompt.id}.{again}") if again else prompt
 
 
 Workload = Synthetic | Listed
