@@ -66,7 +66,7 @@ def test_records_count_tokens(
         assert record.output_tokens == record.requested_tokens == 10
         assert record.finish == "MAX_TOKENS" and record.mode == "scripted"
         assert record.ttft_s is not None and 0.020 <= record.ttft_s < 1.0
-        assert record.tpot_s is not None and record.tpot_s >= 3 * 0.002 / 7 * 0.9
+        assert sum(record.stamps_us) >= 26_000  # nothing comes before its time in the script
         assert record.server is not None and record.server.ttft_ms == 20.0
         assert record.t_send + sum(record.stamps_us) / 1e6 <= record.t_end + 1e-5
 
@@ -159,10 +159,10 @@ def test_lost_message_is_noticed(
     out = str(tmp_path / "out")
     options = replace(SHORT, target=server.target, workload=workload, out=out, concurrency=(2,))
     run = run_locust(options)
-    assert {r.id: (r.gap, r.counted_tokens) for r in run.records} == {
-        "run-0-p0": (True, 6),
-        "run-0-p1": (False, 8),
-    }
+    for record in run.records:
+        lost = record.id.startswith("run-0-p0")
+        assert (record.gap, record.counted_tokens) == ((True, 6) if lost else (False, 8))
+    assert len({record.id for record in run.records}) == len(run.records) >= 12
 
 
 def test_refused_requests_are_failures(
