@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from paper_model import PaperModel, expected_tokens
 
 from paceline.server.config import EngineConfig, Mode
 from paceline.server.errors import DeadlineExceeded
@@ -17,24 +17,29 @@ from paceline.server.rectangles import Buckets
 from paceline.server.request import FinishReason, Output, Request, SamplingParams, StoppingParams
 from paceline.server.scheduler import Scheduler
 from paceline.server.step import Sample, Step
+from paper_model import PaperModel, expected_tokens
 
 PAGE_SIZE = 2
 BUCKETS = Buckets(rows=(1, 2, 4), width=4, split_gain=3)
 
 
 def request(
-    id: str, prompt: list[int], max_tokens: int = 4, *, at: float = 0.0, **more: object
+    id: str, prompt: list[int], max_tokens: int = 4, *, at: float = 0.0, **more: Any
 ) -> Request:
     stopping = StoppingParams(max_tokens=max_tokens)
-    return Request(id, tuple(prompt), SamplingParams(), stopping, at, **more)  # type: ignore[arg-type]
+    return Request(id, tuple(prompt), SamplingParams(), stopping, at, **more)
 
 
 class Bench:
     """A scheduler with a paper model and a clock of its own."""
 
-    def __init__(self, mode: Mode, *, num_pages: int = 20, **config: object) -> None:
-        settings: dict[str, object] = {"max_batch_size": 4, "max_wait_ms": 10, "max_step_tokens": 16}
-        self.config = EngineConfig(mode=mode, page_size=PAGE_SIZE, **(settings | config))  # type: ignore[arg-type]
+    def __init__(self, mode: Mode, *, num_pages: int = 20, **config: Any) -> None:
+        settings: dict[str, Any] = {
+            "max_batch_size": 4,
+            "max_wait_ms": 10,
+            "max_step_tokens": 16,
+        }
+        self.config = EngineConfig(mode=mode, page_size=PAGE_SIZE, **(settings | config))
         self.pages = PagePool(num_pages, PAGE_SIZE)
         self.left_queue: list[tuple[str, int]] = []
         self.scheduler = Scheduler(
@@ -255,7 +260,9 @@ def test_completions_of_one_request_share_its_prompt_pages() -> None:
     step = bench.step()
 
     assert step is not None
-    assert step.real_tokens == 7 + 1 + 1  # three full pages shared; the last token is always computed
+    assert (
+        step.real_tokens == 7 + 1 + 1
+    )  # three full pages shared; the last token is always computed
     bench.run()
     usages = [o.finish.usage for o in bench.outputs if o.finish]
     assert [u.cached_tokens for u in usages] == [0, 6, 6]
@@ -328,8 +335,11 @@ def test_stop_tokens_end_a_completion() -> None:
     """End-of-sequence and stop ids end it, each with its own reason."""
     first = expected_tokens([3, 4], 1)[0]
     bench = Bench(Mode.CONTINUOUS)
-    for id, field in (("eos", "eos_token_ids"), ("stop", "stop_token_ids")):
-        stopping = StoppingParams(9, **{field: frozenset({first})})  # type: ignore[arg-type]
+    ends = frozenset({first})
+    for id, stopping in (
+        ("eos", StoppingParams(9, eos_token_ids=ends)),
+        ("stop", StoppingParams(9, stop_token_ids=ends)),
+    ):
         bench.scheduler.add(Request(id, (3, 4), SamplingParams(), stopping, 0.0))
 
     bench.run()

@@ -26,9 +26,7 @@ class PagePool:
         prefix_cache: whether registered pages are found again by `match`.
     """
 
-    def __init__(
-        self, num_pages: int, page_size: int, *, prefix_cache: bool = True
-    ) -> None:
+    def __init__(self, num_pages: int, page_size: int, *, prefix_cache: bool = True) -> None:
         self.num_pages = num_pages
         self.page_size = page_size
         self._prefix_cache = prefix_cache

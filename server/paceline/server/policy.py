@@ -6,8 +6,9 @@ written as plain attributes, which the scheduler reads.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from .config import EngineConfig, Mode
 
@@ -22,48 +23,42 @@ class Queue:
     now: float
 
 
-class Policy(Protocol):
+class Policy(ABC):
     """One batching mode."""
 
-    lockstep: (
-        bool  # members are prefilled together and decode together, as `generate()` does
-    )
-    keeps_rows: bool  # a finished row stays as padding until the whole batch ends
-    sorts_by_length: bool  # prompts of similar length share a padded rectangle
+    lockstep: ClassVar[bool] = False
+    """Members are prefilled together and decode together, as `generate()` does."""
+    keeps_rows: ClassVar[bool] = False
+    """A finished row stays as padding until the whole batch ends."""
+    sorts_by_length: ClassVar[bool] = False
+    """Prompts of similar length share a padded rectangle."""
 
+    @abstractmethod
     def joiners(self, queue: Queue) -> int:
         """How many of the waiting, in order, may join now."""
-        ...
 
     def asks_again_at(self, oldest_arrival: float) -> float | None:
         """When the answer may change although nothing arrives or ends; None: never."""
-        ...
+        return None
 
 
-@dataclass(frozen=True, slots=True)
-class Sequential:
+class Sequential(Policy):
     """One request at a time: the next joins when nothing runs."""
 
-    lockstep: bool = True
-    keeps_rows: bool = False
-    sorts_by_length: bool = False
+    lockstep = True
 
     def joiners(self, queue: Queue) -> int:
         return 0 if queue.running else min(1, queue.waiting)
 
-    def asks_again_at(self, oldest_arrival: float) -> float | None:
-        return None
 
-
-@dataclass(frozen=True, slots=True)
-class Static:
-    """A batch starts when it is full or its oldest member has waited, and ends with its longest."""
+@dataclass(frozen=True)
+class Static(Policy):
+    """A batch starts when it is full or its oldest member has waited; it ends with its longest."""
 
     max_batch_size: int
     max_wait_s: float
-    lockstep: bool = True
-    keeps_rows: bool = True
-    sorts_by_length: bool = False
+    lockstep = True
+    keeps_rows = True
 
     def joiners(self, queue: Queue) -> int:
         if queue.running or not queue.waiting:
@@ -77,28 +72,21 @@ class Static:
         return oldest_arrival + self.max_wait_s
 
 
-@dataclass(frozen=True, slots=True)
 class Dynamic(Static):
     """As static, but sorted by length, and finished rows leave: the batch shrinks."""
 
-    keeps_rows: bool = False
-    sorts_by_length: bool = True
+    keeps_rows = False
+    sorts_by_length = True
 
 
-@dataclass(frozen=True, slots=True)
-class Continuous:
+@dataclass(frozen=True)
+class Continuous(Policy):
     """Whoever waits joins at any step while there is a row for it."""
 
     max_batch_size: int
-    lockstep: bool = False
-    keeps_rows: bool = False
-    sorts_by_length: bool = False
 
     def joiners(self, queue: Queue) -> int:
         return max(0, min(queue.waiting, self.max_batch_size - queue.running))
-
-    def asks_again_at(self, oldest_arrival: float) -> float | None:
-        return None
 
 
 def make_policy(config: EngineConfig) -> Policy:

@@ -104,21 +104,15 @@ class Sequence:
             return FinishReason.CONTEXT_LIMIT
         return None
 
-    def finish(
-        self, reason: FinishReason, now: float, error: Exception | None = None
-    ) -> Finish:
+    def finish(self, reason: FinishReason, now: float, error: Exception | None = None) -> Finish:
         """The completion's end, with its counts and times."""
         stop_token = self.tokens[-1] if reason is FinishReason.STOP_TOKEN else None
         usage = Usage(self.num_prompt, self.num_output, self.cached_tokens)
         return Finish(reason, usage, self._timings(now), stop_token, error)
 
-    def ended(
-        self, reason: FinishReason, now: float, error: Exception | None = None
-    ) -> Output:
+    def ended(self, reason: FinishReason, now: float, error: Exception | None = None) -> Output:
         """An output that carries no token, just the end."""
-        return Output(
-            self.request.id, self.index, finish=self.finish(reason, now, error)
-        )
+        return Output(self.request.id, self.index, finish=self.finish(reason, now, error))
 
     def _timings(self, now: float) -> Timings:
         arrival = self.request.arrival

@@ -33,7 +33,7 @@ class PackedLinear(nn.Module):
 
 def pack_linear_layers(model: nn.Module) -> int:
     """Replaces every linear layer of a bf16 CPU model in place; returns how many were replaced."""
-    if not _can_pack():
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         logger.info("this torch build has no oneDNN linear operators: weights stay unpacked")
         return 0
     found = [
@@ -44,14 +44,6 @@ def pack_linear_layers(model: nn.Module) -> int:
     ]
     for parent, name, child in found:
         weight = child.weight.t() if isinstance(child, Conv1D) else child.weight
-        bias = None if child.bias is None else child.bias.detach()
+        bias: Tensor | None = child.bias
         setattr(parent, name, PackedLinear(weight.detach(), bias))
     return len(found)
-
-
-def _can_pack() -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(
-        torch.ops.mkldnn, "_reorder_linear_weight"
-    )

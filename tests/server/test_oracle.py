@@ -1,0 +1,156 @@
+"""Batched output equals `generate()` one by one, in every mode and for every checked family."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from functools import cache
+
+import pytest
+import torch
+
+from paceline.server.config import EngineConfig, Mode, ModelConfig
+from paceline.server.pages import PagePool
+from paceline.server.request import (
+    FinishReason,
+    ModelInfo,
+    Output,
+    Request,
+    SamplingParams,
+    StoppingParams,
+)
+from paceline.server.runner import attention
+from paceline.server.runner.loading import LoadedModel
+from paceline.server.runner.torch_runner import TorchRunner
+from paceline.server.scheduler import Scheduler
+from tiny_models import EOS, FAMILIES, MAX_POSITIONS, greedy_reference, tiny_model
+
+GREEDY = SamplingParams(temperature=0.0)
+NUM_PAGES = 60  # too few for eight rows: preemption happens
+Work = list[tuple[list[int], int]]  # prompts and output lengths
+
+
+@cache
+def loaded(family: str) -> LoadedModel:
+    """A tiny model that computes with our attention; `generate()` works on it no longer."""
+    torch.set_num_threads(1)
+    config, model = tiny_model(family)
+    model.set_attn_implementation(attention.register())
+    info = ModelInfo(
+        name=family,
+        architecture=family,
+        num_parameters=0,
+        dtype="float32",
+        device="cpu",
+        vocab_size=config.vocab_size,
+        max_context_tokens=MAX_POSITIONS,
+        eos_token_ids=(EOS,),
+        num_layers=3,
+        hidden_size=48,
+    )
+    return LoadedModel(model, config, None, info, model.device, model.dtype, 1)  # type: ignore[arg-type]
+
+
+def mixed_work() -> Work:
+    """Prompts of 1 to 60 tokens, some with a long common prefix, outputs of 1 to 24 tokens."""
+    rng = random.Random(7)
+    prompts = [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(14)]
+    common = [rng.randrange(256) for _ in range(37)]
+    prompts += [common + prompt[:5] for prompt in prompts[:4]]
+    return [(prompt, rng.randint(1, 24)) for prompt in prompts]
+
+
+@cache
+def references(family: str) -> list[list[int]]:
+    torch.set_num_threads(1)
+    _, model = tiny_model(family)
+    return [greedy_reference(model, prompt, length) for prompt, length in mixed_work()]
+
+
+class Drive:
+    """Scheduler and runner, stepped by hand so that arrivals and cancels fall where the seed says."""
+
+    def __init__(self, family: str, mode: Mode) -> None:
+        config = EngineConfig(
+            mode=mode, max_batch_size=8, max_wait_ms=0, max_step_tokens=48, page_size=4
+        )
+        self.runner = TorchRunner(loaded(family), config, ModelConfig(kv_cache_mib=1))
+        assert self.runner.num_pages >= NUM_PAGES
+        self.pages = PagePool(NUM_PAGES, config.page_size)
+        self.scheduler = Scheduler(config, self.pages, MAX_POSITIONS, self.runner.buckets)
+        self.tokens: defaultdict[str, list[int]] = defaultdict(list)
+        self.now = 0.0
+
+    def step(self) -> None:
+        self.now += 1.0
+        step = self.scheduler.plan(self.now)
+        if step is not None:
+            samples = self.runner.collect(self.runner.launch(step))
+            self.take(self.scheduler.apply(step, samples, self.now))
+
+    def take(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            assert output.finish is None or output.finish.error is None
+            self.tokens[output.request_id] += output.token_ids
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_equal_generate(family: str, mode: Mode) -> None:
+    """Arrivals and cancels in between change nobody's tokens."""
+    drive = Drive(family, mode)
+    rng = random.Random(mode.value)
+    work = mixed_work()
+    cancelled = set(rng.sample(range(len(work)), 3))
+    for i, (prompt, length) in enumerate(work):
+        stopping = StoppingParams(length)
+        drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, stopping, drive.now))
+        for _ in range(rng.randint(0, 2)):
+            drive.step()
+        if i in cancelled:
+            drive.take(drive.scheduler.cancel(str(i), FinishReason.CANCELLED, drive.now))
+    while not drive.scheduler.idle:
+        drive.step()
+
+    expected = references(family)
+    for i, reference in enumerate(expected):
+        got = drive.tokens[str(i)]
+        assert got == (reference[: len(got)] if i in cancelled else reference), f"request {i}"
+    assert drive.pages.num_used == 0
+    load = drive.scheduler.load(drive.now)
+    assert load.cached_tokens > 0
+    if mode is Mode.CONTINUOUS:
+        assert load.preemptions > 0
+
+
+def test_a_row_of_not_a_number_harms_nobody() -> None:
+    """A request whose embedding is NaN fails; its neighbour, and who gets its pages, do not."""
+    drive = Drive("llama", Mode.CONTINUOUS)
+    work = mixed_work()
+    poison = 255
+    clean = [(p, n, r) for (p, n), r in zip(work, references("llama"), strict=True)]
+    clean = [(p, n, r) for p, n, r in clean if poison not in p and poison not in r][:6]
+    weights = loaded("llama").model.get_parameter("model.embed_tokens.weight")
+    saved = weights[poison].clone()
+    ends: dict[str, Output] = {}
+    try:
+        weights[poison] = float("nan")
+        drive.scheduler.add(Request("bad", (1, poison, 2), GREEDY, StoppingParams(3), 0.0))
+        for i, (prompt, length, _) in enumerate(clean):
+            request = Request(str(i), tuple(prompt), GREEDY, StoppingParams(length), 0.0)
+            drive.scheduler.add(request)
+        while not drive.scheduler.idle:
+            step = drive.scheduler.plan(0.0)
+            assert step is not None
+            samples = drive.runner.collect(drive.runner.launch(step))
+            for output in drive.scheduler.apply(step, samples, 0.0):
+                drive.tokens[output.request_id] += output.token_ids
+                if output.finish:
+                    ends[output.request_id] = output
+    finally:
+        weights[poison] = saved
+
+    assert ends["bad"].finish is not None
+    assert ends["bad"].finish.reason is FinishReason.ERROR
+    for i, (_, _, reference) in enumerate(clean):
+        assert drive.tokens[str(i)] == reference
