@@ -1,4 +1,4 @@
-"""Reads ServeConfig: command line > environment `PACELINE_*` > TOML file > the defaults in `config`."""
+"""Reads a command's configuration: command line > environment `PACELINE_*` > TOML file > the defaults in `config`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import tomllib
 import types
 import typing
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -19,10 +20,25 @@ from .config import EngineConfig, ModelConfig, ServeConfig
 from .errors import SetupError
 
 _PREFIX = "PACELINE_"
-_GROUPS: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("model", ModelConfig),
-    ("batching", EngineConfig),
-    ("server", ServeConfig),
+Config = TypeVar("Config", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[Config]):
+    """What a command is configured by: fields by group, in the order of the help, and its positional arguments."""
+
+    name: str
+    description: str
+    config: type[Config]
+    groups: tuple[tuple[str, type[BaseModel]], ...]
+    positional: tuple[str, ...] = ()
+
+
+SERVE = Command(
+    "serve",
+    "Serve a language model over gRPC.",
+    ServeConfig,
+    (("model", ModelConfig), ("batching", EngineConfig), ("server", ServeConfig)),
 )
 
 
@@ -40,24 +56,27 @@ class _File(PydanticBaseSettingsSource):
         return self._values
 
 
-class _Settings(ServeConfig, BaseSettings):
-    """ServeConfig with its sources; `file` is set on a subclass for one reading."""
+def _settings_class(config: type[BaseModel], file: dict[str, Any]) -> type[BaseSettings]:
+    """`config` with its sources."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_parse_none_str="none", frozen=True, extra="forbid"
-    )
-    file: ClassVar[dict[str, Any]] = {}
+    class Sources(BaseSettings):
+        model_config = SettingsConfigDict(
+            env_prefix=_PREFIX, env_parse_none_str="none", frozen=True, extra="forbid"
+        )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, _File(settings_cls, cls.file)
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, _File(settings_cls, file)
+
+    bases: Any = (config, Sources)  # the annotation knows bases of one class only
+    return typing.cast(type[BaseSettings], create_model("Settings", __base__=bases))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,19 +85,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read(argv: Sequence[str]) -> ServeConfig:
-    """The configuration. SetupError, in one line, where a value or its source is bad."""
-    given = {k: v for k, v in vars(_parser().parse_args(argv)).items() if v is not None}
+    """What `paceline serve` is configured by. SetupError, in one line, where a value or its source is bad."""
+    return read_command(SERVE, argv)
+
+
+def read_command(command: Command[Config], argv: Sequence[str]) -> Config:
+    """The configuration of `command`. SetupError, in one line, where a value or its source is bad."""
+    given = {k: v for k, v in vars(_parser(command).parse_args(argv)).items() if v is not None}
     path = given.pop("config", None) or os.environ.get(f"{_PREFIX}CONFIG")
     given = {name: None if value == "none" else value for name, value in given.items()}
-
-    class Settings(_Settings):
-        file = {} if path is None else _read_file(Path(path))
-
+    file = {} if path is None else _read_file(Path(path))
+    # One file serves all commands: what only another one knows is left alone.
+    foreign = ServeConfig.model_fields.keys() - command.config.model_fields.keys()
+    file = {name: value for name, value in file.items() if name not in foreign}
     try:
-        settings = Settings(**given)
+        settings = _settings_class(command.config, file)(**given)
     except ValidationError as exc:
         raise SetupError(_explain(exc, given, path)) from exc
-    return ServeConfig(**settings.model_dump())
+    return command.config(**settings.model_dump())
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -106,10 +130,10 @@ def _explain(error: ValidationError, given: dict[str, Any], path: str | None) ->
     return f"{source}: {message}, not {str(first['input'])!r}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: Command[Any]) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="paceline serve",
-        description="Serve a language model over gRPC.",
+        prog=f"paceline {command.name}",
+        description=command.description,
         epilog="Every flag is also read from the environment (--max-batch-size from "
         f"{_PREFIX}MAX_BATCH_SIZE) and from the TOML file (max_batch_size = 16). "
         "The command line wins over the environment, the environment over the file.",
@@ -117,10 +141,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with any of the settings below")
-    for title, owner in _GROUPS:
+    for name in command.positional:
+        field = command.config.model_fields[name]
+        parser.add_argument(name, help=field.description, metavar=name.upper())
+    for title, owner in command.groups:
         group = parser.add_argument_group(title)
         for name in owner.__annotations__:
-            if name in owner.model_fields:
+            if name in owner.model_fields and name not in command.positional:
                 _add_flag(group, name, owner.model_fields[name])
     return parser
 
