@@ -280,9 +280,9 @@ def where(summary: Summary) -> Chart | None:
     if not entries:
         return None
     legend = [{"key": key, "label": label} for key, label in PARTS.items()]
-    absolute = {"name": "Time", "rows": _where_rows(entries, shares=False)}
+    absolute: Chart = {"name": "Time", "rows": _where_rows(entries, shares=False)}
     absolute["x"] = {"label": "mean time of a request", "format": "ms"}
-    shared = {"name": "Share", "rows": _where_rows(entries, shares=True)}
+    shared: Chart = {"name": "Share", "rows": _where_rows(entries, shares=True)}
     shared["x"] = {"label": "share of a request's time", "format": "percent", "max": 1}
     return {"kind": "bars", "legend": legend, "views": [shared, absolute], "rowHeight": 20}
 

@@ -103,7 +103,7 @@ def cards(summary: Summary) -> list[dict[str, str]]:
 
 def padding_story(summary: Summary) -> str:
     """Why padding differs between the modes, told with this run's figures."""
-    table = {
+    table: dict[str, Mapping[str, Any]] = {
         mode: next((s["whole_run"] for s in summary["systems"] if s["mode"] == mode), {})
         for mode in modes_of(summary)
     }

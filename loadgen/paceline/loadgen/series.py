@@ -33,6 +33,7 @@ class LoadPoller:
     ) -> None:
         self.samples: list[Sample] = []
         self.failures = 0
+        self._answered_s = time.perf_counter()
         self._read = read
         self._mode = mode
         self._path = path
@@ -40,7 +41,12 @@ class LoadPoller:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"load-poller-{mode}", daemon=True)
 
+    def silent_s(self) -> float:
+        """Seconds since the server last answered."""
+        return time.perf_counter() - self._answered_s
+
     def start(self) -> LoadPoller:
+        self._answered_s = time.perf_counter()
         self._thread.start()
         return self
 
@@ -56,7 +62,8 @@ class LoadPoller:
             except Exception:  # the server may be going away; its end is noticed by its owner
                 self.failures += 1
                 continue
-            sample = {"t": time.perf_counter(), "mode": self._mode} | values
+            self._answered_s = time.perf_counter()
+            sample = {"t": self._answered_s, "mode": self._mode} | values
             self.samples.append(sample)
             if self._path is not None:
                 with self._path.open("a") as lines:

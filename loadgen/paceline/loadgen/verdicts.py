@@ -54,7 +54,7 @@ def verdicts(summary: Summary) -> dict[str, Any]:
     modes = modes_of(summary)
     peak = _peak(summary)
     hero = "continuous" if "continuous" in modes else (peak or {}).get("mode")
-    reference = _reference(summary, modes)
+    reference = _reference(summary, hero, modes)
     found: dict[str, Any] = {
         "hero": hero,
         "reference_concurrency": reference,
@@ -73,14 +73,13 @@ def verdicts(summary: Summary) -> dict[str, Any]:
     return found
 
 
-def _reference(summary: Summary, modes: list[str]) -> int | None:
-    """The highest concurrency at which every mode was measured."""
-    sets = [
-        {one["target"]["value"] for one in levels_of(summary, mode) if tokens_per_second(one)}
-        for mode in modes
-    ]
-    shared = set.intersection(*sets) if sets else set()
-    return max(shared, default=None)
+def _reference(summary: Summary, hero: str | None, modes: list[str]) -> int | None:
+    """The highest concurrency of the hero's at which most of the other modes were measured too."""
+    sizes = {mode: {one["target"]["value"] for one in levels_of(summary, mode)} for mode in modes}
+    own = sizes.get(hero or "", set())
+    return max(
+        own, key=lambda size: (sum(size in other for other in sizes.values()), size), default=None
+    )
 
 
 def _peak(summary: Summary) -> dict[str, Any] | None:

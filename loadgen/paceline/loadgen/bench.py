@@ -1,0 +1,182 @@
+"""The bench: every mode's sweep, then the baselines, then the report. What was measured is always kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from paceline.loadgen.baseline_runs import BaselineRun, write_prompts
+from paceline.loadgen.bench_options import BenchOptions, Plan
+from paceline.loadgen.children import Child
+from paceline.loadgen.environment import environment
+from paceline.loadgen.probe import NotServing, Probe
+from paceline.loadgen.progress import Progress
+from paceline.loadgen.run_folder import RunFolder
+from paceline.loadgen.servers import Server, ServerFailed, start_server
+from paceline.loadgen.summary import ModeRun, RunData, build_summary
+from paceline.loadgen.sweep import Sweep, SweepFailed, read_all
+from paceline.loadgen.systems import BASELINES, system
+
+SHARED_PLACEMENT = "load generator and server share this machine"
+
+
+class Bench:
+    """One run. `measure` fills `data`, whatever ends it; `report` writes what there is."""
+
+    def __init__(
+        self, options: BenchOptions, plan: Plan, folder: RunFolder, progress: Progress
+    ) -> None:
+        self.options = options
+        self.plan = plan
+        self.folder = folder
+        self.progress = progress
+        prompts = folder.raw / "prompts.jsonl"
+        self.data = RunData(
+            run={
+                "id": folder.id,
+                "started_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+                "command": options.command,
+                "seed": options.seed,
+                "workload": options.workload,
+                "quick": options.quick,
+                "partial": False,
+                "partial_reason": None,
+                "notes": [],
+            },
+            config=_config(options, plan),
+            environment=environment(),
+            work=write_prompts(options, plan, prompts),
+            started=time.perf_counter(),
+        )
+        self._prompts = prompts
+        self._foreign = options.target is not None
+        if self._foreign:
+            self.data.environment["placement"] = f"server at {options.target}"
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is anything to report."""
+        return any(mode.records for mode in self.data.modes) or bool(self.data.baselines)
+
+    def measure(self) -> None:
+        """Raises ServerFailed where the first server does not come up; else problems become notes."""
+        modes = self.options.modes if not self._foreign else (self._foreign_mode(),)
+        for mode in modes:
+            self.progress.plan(mode, self.options.concurrency)
+        if self.options.baselines:
+            self.progress.plan(BASELINES[0], (1,))
+            self.progress.plan(BASELINES[1], self.plan.baseline_sizes)
+        for mode in modes:
+            self._measure_mode(mode)
+        if self.options.baselines:
+            self._measure_baselines()
+
+    def stop_early(self, reason: str) -> None:
+        """Mark the run as partial; the first reason stands."""
+        self.data.run["partial"] = True
+        self.data.run["partial_reason"] = self.data.run["partial_reason"] or reason
+
+    def report(self) -> dict[str, Any]:
+        """Writes every file of the run; the summary."""
+        self.progress.say("writing the report")
+        self.data.run["duration_s"] = round(time.perf_counter() - self.data.started, 1)
+        summary = build_summary(self.data)
+        lines = (record.to_json() for mode in self.data.modes for record in mode.records)
+        self.folder.write_requests(lines)
+        self.folder.write_report(summary)
+        return summary
+
+    def _foreign_mode(self) -> str:
+        assert self.options.target is not None
+        with Probe(self.options.target) as probe:
+            return str(probe.server()["mode"])
+
+    def _measure_mode(self, mode: str) -> None:
+        run = ModeRun(mode)
+        self.data.modes.append(run)
+        if self._foreign:
+            assert self.options.target is not None
+            with Probe(self.options.target) as probe:
+                self._sweep(run, probe, None)
+            return
+        self.progress.say(f"starting the {mode} server")
+        server = start_server(self.options, mode, self.folder.raw / f"server.{mode}.log")
+        run.command = server.child.command
+        try:
+            with Probe(server.target) as probe:
+                self._sweep_own(run, probe, server)
+        finally:
+            stopping = time.perf_counter()
+            server.stop()
+            run.memory_peak_mib = server.child.memory_peak_mib
+            if run.records:
+                self._phase(mode, "drain", "server stops", stopping, time.perf_counter())
+
+    def _sweep_own(self, run: ModeRun, probe: Probe, server: Server) -> None:
+        try:
+            server.wait_ready(probe)
+        except ServerFailed as error:
+            run.error = str(error)
+            self.stop_early(str(error))
+            if not self.measured:
+                raise
+            return
+        run.startup_s = server.startup_s
+        ready = server.child.started_s + server.startup_s
+        self._phase(run.mode, "setup", "server starts", server.child.started_s, ready)
+        self._sweep(run, probe, server)
+
+    def _sweep(self, run: ModeRun, probe: Probe, server: Server | None) -> None:
+        child: Child | None = server.child if server else None
+        gone: Callable[[], str | None] = server.ended if server else lambda: None
+        folder = self.folder.raw / run.mode
+        sweep = Sweep(
+            self.options,
+            self.plan,
+            probe,
+            run.mode,
+            folder,
+            series=self.folder.series,
+            server=child,
+        )
+        self.progress.say(f"measuring {system(run.mode).label.lower()}")
+        try:
+            run.server, run.model = probe.server(), probe.model()
+            sweep.run(self.progress, gone)
+        except (SweepFailed, NotServing) as error:
+            run.error = str(error)
+            self.stop_early(str(error))
+        finally:
+            headers, run.records = read_all(folder)
+            run.samples = sweep.samples
+            for header in headers:
+                self.data.run["schedule_sha256"] = header["schedule_sha256"]
+
+    def _measure_baselines(self) -> None:
+        self.progress.say("running the transformers baselines on the same prompts")
+        baseline = BaselineRun(self.options, self.plan, self._prompts, self.folder.raw)
+        try:
+            baseline.run(self.progress)
+        finally:
+            self.data.baselines = baseline.points
+            self.data.phases += baseline.phases(self.data.started)
+            if baseline.note:
+                self.data.run["notes"].append(baseline.note)
+
+    def _phase(self, lane: str, kind: str, label: str, start_s: float, end_s: float) -> None:
+        zero = self.data.started
+        self.data.phases.append(
+            {"lane": lane, "kind": kind, "label": label, "short": ""}
+            | {"start_s": start_s - zero, "end_s": end_s - zero}
+        )
+
+
+def _config(options: BenchOptions, plan: Plan) -> dict[str, Any]:
+    values = {**asdict(replace(options, out=Path("."))), "plan": asdict(plan)}
+    for name in ("out", "command", "workload", "seed"):
+        del values[name]
+    return values

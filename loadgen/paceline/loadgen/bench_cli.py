@@ -1,0 +1,105 @@
+"""`paceline bench`: measures every batching mode and writes a report."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from paceline.loadgen.bench import Bench
+from paceline.loadgen.bench_options import BenchOptions, make_plan, parse
+from paceline.loadgen.probe import NotServing, Probe
+from paceline.loadgen.progress import Progress
+from paceline.loadgen.run_folder import RunFolder
+from paceline.loadgen.servers import ServerFailed
+from paceline.loadgen.tables import batch_table, short_table
+from paceline.loadgen.terminal import board
+
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: list[str]) -> int:
+    """Runs the bench. 0: measured; 1: partly, by a failure; 2: nothing, the user must change something; 130: Ctrl-C."""
+    try:
+        options = parse(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        if options.target:
+            _check(options.target)
+        folder = RunFolder(options.out, Path(options.workload).stem.replace(":", "-"))
+    except (NotServing, OSError) as error:
+        return _complain(str(error))
+    with _terminate_as_interrupt():
+        return _run(options, folder)
+
+
+def _check(target: str) -> None:
+    with Probe(target) as probe:
+        probe.check()
+        probe.server()
+
+
+def _run(options: BenchOptions, folder: RunFolder) -> int:
+    console = Console()
+    plan = make_plan(options)
+    modes = 1 if options.target else len(options.modes)
+    shown = board(console)
+    progress = Progress(plan.expected_s(modes, len(options.concurrency)), shown.show)
+    bench = Bench(options, plan, folder, progress)
+    code, reason = DONE, ""
+    with shown:
+        try:
+            bench.measure()
+        except KeyboardInterrupt:
+            code, reason = INTERRUPTED, "stopped by Ctrl-C"
+            bench.stop_early(reason)
+        except (ServerFailed, NotServing) as error:
+            code, reason = BAD_USAGE, str(error)
+        if bench.measured:
+            summary = bench.report()
+    if not bench.measured:
+        folder.discard()
+        return _complain(reason or bench.data.run["partial_reason"] or "nothing was measured", code)
+    if bench.data.run["partial"]:
+        code = code or FAILED
+        _complain(f"{bench.data.run['partial_reason']}; what was measured until then is kept")
+    for note in bench.data.run["notes"]:
+        _complain(note)
+    table = batch_table(summary) if options.workload == "notebook" else short_table(summary)
+    verdict = summary["verdicts"]
+    _write(f"{table.markdown()}\n\n{verdict['headline']}\n\nReport: {folder.report}")
+    return code
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the bench as Ctrl-C does: children in order, what was measured kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _complain(line: str, code: int = BAD_USAGE) -> int:
+    sys.stderr.write(f"paceline bench: {line}\n")
+    return code or FAILED

@@ -1,0 +1,210 @@
+"""The settings of `paceline bench`, each default written once, and how the time is shared out. Pure."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from paceline.loadgen.options import LoadOptions, concurrency_list
+from paceline.loadgen.systems import MODES
+from paceline.loadgen.workload import WorkloadError, make_workload
+
+CONCURRENCY = (1, 2, 4, 8, 16, 32)
+QUICK_CONCURRENCY = (1, 4, 16)
+NOTEBOOK_CONCURRENCY = (1, 2, 4, 8)
+BUDGET_S, QUICK_BUDGET_S = 540.0, 105.0
+START_S = 11.0  # a server's cold start and stop
+BASELINE_SHARE = 0.26
+DRAIN_SHARE = 0.16
+REPORT_S = 6.0
+MIN_LEVEL_S = 1.0
+NOTEBOOK_REQUESTS = 8
+DRAWN = ("chat", "sharegpt", "mixed", "fixed")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure and how long it may take."""
+
+    concurrency: tuple[int, ...]
+    modes: tuple[str, ...]
+    model: str | None
+    workload: str
+    target: str | None
+    quick: bool
+    out: Path
+    seed: int
+    baselines: bool
+    budget_s: float
+    serve_arguments: tuple[str, ...] = ()
+    command: str = "paceline bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Seconds and requests for each part of a run."""
+
+    level_min_s: float
+    level_max_s: float
+    drain_s: float
+    level_requests: int
+    tokens_scale: float
+    baseline_s: float
+    baseline_requests: int
+    baseline_sizes: tuple[int, ...]
+
+    def expected_s(self, modes: int, levels: int) -> float:
+        """How long the whole run should take at most."""
+        per_mode = START_S + levels * (self.level_max_s + self.drain_s)
+        return self.baseline_s + modes * per_mode + REPORT_S
+
+
+def make_plan(options: BenchOptions) -> Plan:
+    """Shares `budget_s` out: a fixed part to baselines, the rest evenly to every level of every mode."""
+    modes = 1 if options.target else len(options.modes)
+    own_starts = 0.0 if options.target else modes * START_S
+    baseline_s = BASELINE_SHARE * options.budget_s if options.baselines else 0.0
+    left = options.budget_s - own_starts - baseline_s - REPORT_S
+    level_s = max(MIN_LEVEL_S, left / (modes * len(options.concurrency)))
+    drain_s = DRAIN_SHARE * level_s
+    return Plan(
+        level_min_s=round((level_s - drain_s) * 0.6, 2),
+        level_max_s=round(level_s - drain_s, 2),
+        drain_s=round(drain_s, 2),
+        level_requests=150,
+        tokens_scale=_tokens_scale(options),
+        baseline_s=baseline_s,
+        baseline_requests=_baseline_requests(options),
+        baseline_sizes=options.concurrency,
+    )
+
+
+def _tokens_scale(options: BenchOptions) -> float:
+    """Shorter answers on the small budget of a small machine: more requests fit in a level, and drains are short."""
+    if options.workload.split(":")[0] not in DRAWN:
+        return 1.0
+    return 0.4 if options.quick else 0.6
+
+
+def _baseline_requests(options: BenchOptions) -> int:
+    """Enough prompts to fill the largest batch, at most 32."""
+    if options.workload == "notebook":
+        return NOTEBOOK_REQUESTS
+    return min(32, max(8, *options.concurrency))
+
+
+def load_options(
+    options: BenchOptions, plan: Plan, *, target: str, mode: str, out: Path
+) -> LoadOptions:
+    """What the load generator is told for one mode."""
+    return LoadOptions(
+        target=target,
+        workload=options.workload,
+        seed=options.seed,
+        concurrency=options.concurrency,
+        level_min_s=plan.level_min_s,
+        level_max_s=plan.level_max_s,
+        level_requests=plan.level_requests,
+        # One at a time: the opening wave would outlast the level, and nothing about it is special.
+        level_warmup=1 if mode == "sequential" else -1,
+        drain_s=plan.drain_s,
+        max_tokens_scale=plan.tokens_scale,
+        out=str(out),
+        label=mode,
+    )
+
+
+def parse(argv: list[str]) -> BenchOptions:
+    """The settings of a command line. A bad value ends the process with one line and exit code 2."""
+    given = _parser().parse_args(argv)
+    quick = given.quick
+    notebook = given.workload == "notebook"
+    usual = NOTEBOOK_CONCURRENCY if notebook else QUICK_CONCURRENCY if quick else CONCURRENCY
+    return BenchOptions(
+        concurrency=tuple(sorted(set(given.concurrency or usual))),
+        modes=given.modes,
+        model=given.model,
+        workload=given.workload,
+        target=given.target,
+        quick=quick,
+        out=Path(given.out),
+        seed=given.seed,
+        baselines=not given.no_baselines and (given.baselines or not given.target),
+        budget_s=given.budget_s or (QUICK_BUDGET_S if quick else BUDGET_S),
+        serve_arguments=tuple(given.serve_arg),
+        command=" ".join(["paceline", "bench", *argv]),
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # it does not return either way
+        self.exit(2, f"paceline bench: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="paceline bench", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--concurrency", type=concurrency_list, help="requests in flight, for example 1,4,16")
+    add("--modes", type=_modes, default=MODES, help=f"some of {','.join(MODES)}")
+    add("--model", help="hub name, folder or GGUF file; unset: the embedded model")
+    add(
+        "--workload",
+        type=_workload,
+        default="chat",
+        help="chat, sharegpt, mixed, fixed, notebook or a file",
+    )
+    add("--target", type=_target, help="measure this running server, host:port, and nothing else")
+    add("--quick", action="store_true", help="a rough answer in under two minutes")
+    add("--out", default="bench", help="folder for the runs (default: bench)")
+    add("--seed", type=int, default=0, help="seed of prompts and lengths")
+    add(
+        "--baselines", action="store_true", help="run the transformers baselines even with --target"
+    )
+    add("--no-baselines", action="store_true", help="leave the transformers baselines out")
+    add("--budget-s", type=_seconds, help="seconds the whole run may take")
+    add(
+        "--serve-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="passed on to paceline serve",
+    )
+    return parser
+
+
+def _modes(text: str) -> tuple[str, ...]:
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    for mode in chosen:
+        if mode not in MODES:
+            raise argparse.ArgumentTypeError(f"{mode!r} is not a mode: choose of {','.join(MODES)}")
+    if not chosen:
+        raise argparse.ArgumentTypeError("name at least one mode")
+    return tuple(mode for mode in MODES if mode in chosen)
+
+
+def _workload(text: str) -> str:
+    try:
+        make_workload(text)
+    except WorkloadError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _target(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not host:port")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 5 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 5 to 86400")
+    return value

@@ -1,0 +1,53 @@
+"""How far a bench is: one cell per system and level. Written by the bench, read by the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Cell:
+    """One level's state and latest figures. Times are seconds."""
+
+    state: str = "waiting"
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    in_flight: int | None = None
+    tok_s: float | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """The cells in the order in which they will run. `changed` is called after each change."""
+
+    expected_s: float
+    changed: Callable[[Progress], None] = lambda _progress: None
+    cells: dict[tuple[str, int], Cell] = field(default_factory=dict)
+    message: str = ""
+    started_s: float = field(default_factory=time.perf_counter)
+
+    def plan(self, system: str, sizes: tuple[int, ...]) -> None:
+        """Announce what will run."""
+        for size in sizes:
+            self.cells[system, size] = Cell()
+
+    def set(self, system: str, size: int, cell: Cell) -> None:
+        """A level's new state."""
+        self.cells[system, size] = cell
+        self.changed(self)
+
+    def say(self, message: str) -> None:
+        """What happens now, beside the levels."""
+        self.message = message
+        self.changed(self)
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.started_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds to go, by the plan; never negative."""
+        return max(0.0, self.expected_s - self.elapsed_s)

@@ -1,0 +1,165 @@
+"""One mode's sweep: Locust as a child process, the server's load beside it, progress from what both write."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from paceline.loadgen.bench_options import BenchOptions, Plan, load_options
+from paceline.loadgen.children import Child
+from paceline.loadgen.command import command_line
+from paceline.loadgen.probe import Probe
+from paceline.loadgen.progress import Cell, Progress
+from paceline.loadgen.recorder import read_lines
+from paceline.loadgen.series import LoadPoller, Sample
+from paceline.loadgen.timing import Record
+
+LOOK_S = 0.25
+SILENT_S = 5.0
+SPEED_S = 2.0
+STAGE = re.compile(r"level (\d+): (open|cutting|done)")
+
+
+class SweepFailed(Exception):
+    """The load could not go on; the text is one line that says why. What was recorded stays."""
+
+
+class Sweep:
+    """Runs the levels of one mode. `run` blocks until they are done; records lie in `folder`."""
+
+    def __init__(
+        self,
+        options: BenchOptions,
+        plan: Plan,
+        probe: Probe,
+        mode: str,
+        folder: Path,
+        *,
+        series: Path,
+        server: Child | None,
+    ) -> None:
+        self.folder = folder
+        self.samples: list[Sample] = []
+        self._mode = mode
+        self._probe = probe
+        self._server = server
+        self._load = load_options(options, plan, target=probe.target, mode=mode, out=folder)
+        self._limit_s = 60 + len(options.concurrency) * (plan.level_max_s + 2 * plan.drain_s + 2)
+        self._locust: Child | None = None
+        self._poller = LoadPoller(self._read, mode, path=series)
+
+    def run(self, progress: Progress, gone: Callable[[], str | None]) -> None:
+        """Raises SweepFailed when the server is gone or silent, or when Locust breaks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = command_line(self._load, loglevel="INFO")
+        self._locust = Child(command, self.folder / "locust.log")
+        self.samples = self._poller.samples
+        self._poller.start()
+        try:
+            self._watch(self._locust, progress, gone)
+        finally:
+            self._locust.stop()
+            self._poller.stop()
+
+    def _watch(self, locust: Child, progress: Progress, gone: Callable[[], str | None]) -> None:
+        begun = time.perf_counter()
+        while locust.exit_code is None:
+            time.sleep(LOOK_S)
+            self._tell(progress)
+            if reason := gone():
+                raise SweepFailed(reason)
+            if self._poller.silent_s() > SILENT_S:
+                raise SweepFailed(f"{self._probe.target} stopped answering")
+            if time.perf_counter() - begun > self._limit_s:
+                raise SweepFailed(f"the load did not end within {self._limit_s:.0f} s")
+        if locust.exit_code:
+            raise SweepFailed(f"the load generator failed: {locust.last_line()}")
+        self._tell(progress)
+
+    def _read(self) -> Sample:
+        sample = self._probe.load()
+        if self._locust is not None:
+            sample["client_cpu_pct"] = self._locust.usage()[0]
+        if self._server is not None:
+            sample["server_cpu_pct"], sample["server_rss_mib"] = self._server.usage()
+        return sample
+
+    def _tell(self, progress: Progress) -> None:
+        """Bring the table of the terminal up to date."""
+        stages = stages_of(self.folder / "locust.log")
+        records = read_records(self.folder)
+        for level, state in stages.items():
+            chosen = [record for record in records if record.level == level]
+            cell = Cell(state, *medians(chosen))
+            if state != "done":
+                cell.in_flight, cell.tok_s = self._now()
+            else:
+                cell.tok_s = mean_rate(chosen)
+            progress.set(self._mode, level, cell)
+
+    def _now(self) -> tuple[int | None, float | None]:
+        """Requests in the server and output tokens/s over the last seconds."""
+        if not self.samples:
+            return None, None
+        last = self.samples[-1]
+        recent = [one for one in self.samples if one["t"] >= last["t"] - SPEED_S]
+        elapsed = last["t"] - recent[0]["t"]
+        made = last["output_tokens"] - recent[0]["output_tokens"]
+        return last["running"] + last["waiting"], made / elapsed if elapsed else None
+
+
+def stages_of(log: Path) -> dict[int, str]:
+    """Level and state ("open", "cutting", "done") as far as the load generator's log tells."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    return {int(level): state for level, state in STAGE.findall(text)}
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Every complete record so far, in order of sending; a line that is still being written is left out."""
+    return read_all(folder)[1]
+
+
+def read_all(folder: Path) -> tuple[list[dict[str, object]], list[Record]]:
+    """Headers and complete records of all workers, records in order of sending."""
+    headers: list[dict[str, object]] = []
+    records: list[Record] = []
+    for path in sorted(folder.glob("requests.*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            found = read_lines(line for line in lines if _is_whole(line))
+        headers += found[0]
+        records += found[1]
+    return headers, sorted(records, key=lambda record: record.t_send)
+
+
+def _is_whole(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith("\n")
+
+
+def medians(records: list[Record]) -> tuple[float | None, float | None]:
+    """Median TTFT and TPOT in seconds."""
+    return (
+        _median([r.ttft_s for r in records if r.ttft_s is not None]),
+        _median([r.tpot_s for r in records if r.tpot_s is not None]),
+    )
+
+
+def _median(values: list[float]) -> float | None:
+    return sorted(values)[len(values) // 2] if values else None
+
+
+def mean_rate(records: list[Record]) -> float | None:
+    """Output tokens a second from the first send to the last end: for the live table, not for the report."""
+    if not records:
+        return None
+    elapsed = max(r.t_end for r in records) - min(r.t_send for r in records)
+    return sum(r.counted_tokens for r in records) / elapsed if elapsed > 0 else None
