@@ -17,7 +17,7 @@ BUCKETS = Buckets(rows=(1, 2, 4, 8), width=4)
 
 def row(tokens: int, pages: int = 1) -> Row:
     request = Request("r", (1,) * tokens, SamplingParams(), StoppingParams(1), 0.0)
-    return Row(Sequence(request, 0, 0), 0, (1,) * tokens, (1,) * pages)
+    return Row(Sequence(request, 0, 0), 0, tokens, (1,) * tokens, (1,) * pages, samples=True)
 
 
 def prefill(policy: Policy, lengths: list[int], batch_rows: int = 0) -> list[tuple[int, int]]:

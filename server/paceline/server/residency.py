@@ -54,7 +54,10 @@ class Residency:
         They may use them in this very step: a layer writes all keys and values before it reads any.
         """
         size = self._pages.page_size
-        for i in range(sequence.num_registered, end // size):
+        full = end // size
+        if full == sequence.num_registered:
+            return
+        for i in range(sequence.num_registered, full):
             block = sequence.tokens[i * size : (i + 1) * size]
             sequence.chain = self._pages.register(sequence.pages[i], sequence.chain, block)
             sequence.num_registered = i + 1

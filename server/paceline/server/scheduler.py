@@ -99,25 +99,23 @@ class Scheduler:
 
     def expire(self, now: float) -> list[Output]:
         """Ends what is past its deadline or its time limit, waiting or running."""
+        late = [s for s in self._all() if now >= s.expires]
         outputs = []
-        for s in self._all():
-            request = s.request
-            if request.deadline is not None and now >= request.deadline:
-                late = DeadlineExceeded("deadline exceeded")
-                outputs.append(self._end(s, FinishReason.TIME_LIMIT, now, late))
-            elif request.time_limit is not None and now >= request.time_limit:
-                outputs.append(self._end(s, FinishReason.TIME_LIMIT, now))
+        for sequence in late:
+            deadline = sequence.request.deadline
+            missed = deadline is not None and now >= deadline
+            error = DeadlineExceeded("deadline exceeded") if missed else None
+            outputs.append(self._end(sequence, FinishReason.TIME_LIMIT, now, error))
         return outputs
 
     def asks_again_at(self) -> float | None:
         """When to plan again although nothing new arrived; None: only when something does."""
-        requests = [s.request for s in self._waiting]
-        times = [r.deadline for r in requests if r.deadline is not None]
-        times += [r.time_limit for r in requests if r.time_limit is not None]
+        if not self._waiting:
+            return None
+        soonest = min(s.expires for s in self._waiting)
         due = self._policy.asks_again_at(self._waiting.oldest_arrival)
-        if due is not None and self._waiting:
-            times.append(due)
-        return min(times, default=None)
+        soonest = soonest if due is None else min(soonest, due)
+        return None if soonest == float("inf") else soonest
 
     def plan(self, now: float) -> Step | None:
         """The next step, or None when nothing can be computed now."""
@@ -125,24 +123,27 @@ class Scheduler:
             self._batch_rows = 0
         self._admit(now)
         plan = _Plan(self._budget)
-        prefilling = [s for s in self._running if s.prefilling]
+        decoding: list[Sequence] = []
+        prefilling: list[Sequence] = []
+        for sequence in self._running:
+            (prefilling if sequence.prefilling else decoding).append(sequence)
         if self._policy.lockstep and prefilling:
-            self._schedule(prefilling, plan, max(1, plan.budget // len(prefilling)))
+            self._prefill(prefilling, plan, max(1, plan.budget // len(prefilling)))
         else:
-            self._schedule([s for s in self._running if not s.prefilling], plan, 1)
-            self._schedule(prefilling, plan, self._budget)
+            self._decode(decoding, plan)
+            self._prefill(prefilling, plan, plan.budget)
         return self._pack(plan, now)
 
     def apply(self, step: Step, samples: Iterable[Sample], now: float) -> list[Output]:
         """Takes in a step's tokens, aligned with `step.sampling_rows`, and ends what is complete."""
-        sampling = list(step.sampling_rows)  # judged before tokens are appended
         for row in step.rows:
             row.sequence.num_computed = row.end
-            prompt_end = min(row.end, row.sequence.num_prompt)
-            self._counters.prompt_tokens += max(0, prompt_end - row.start)
+            if row.start < row.sequence.num_prompt:
+                real = min(row.end, row.sequence.num_prompt) - row.start
+                self._counters.prompt_tokens += real
         return [
             self._take(row.sequence, sample, now)
-            for row, sample in zip(sampling, samples, strict=True)
+            for row, sample in zip(step.sampling_rows, samples, strict=True)
         ]
 
     def load(self, now: float) -> Load:
@@ -200,30 +201,32 @@ class Scheduler:
         self._residency.extend(sequence, tokens)
         return True
 
-    def _schedule(self, sequences: Seq[Sequence], plan: _Plan, width: int) -> None:
-        """Adds rows of at most `width` tokens while the budget lasts."""
+    def _decode(self, sequences: Seq[Sequence], plan: _Plan) -> None:
+        """Adds a row of one token for each; the budget always suffices for these."""
+        for sequence in sequences:
+            # Who lost its pages to an earlier row of this step is not running any more.
+            if sequence.pages:
+                self._add_row(sequence, plan, plan.decode, 1)
+
+    def _prefill(self, sequences: Seq[Sequence], plan: _Plan, width: int) -> None:
+        """Adds rows of at most `width` prompt tokens while the budget lasts."""
         for sequence in sequences:
             if plan.budget <= 0:
                 return
-            # Who lost its pages to an earlier row of this step is not running any more.
-            if not sequence.pages:
-                continue
-            prefilling = sequence.prefilling
-            if prefilling:
+            if sequence.pages:
                 self._residency.reuse(sequence)
-            row = self._row(sequence, plan, min(width, plan.budget))
-            if row is not None:
-                (plan.prefill if prefilling else plan.decode).append(row)
-                plan.budget -= len(row.tokens)
+                self._add_row(sequence, plan, plan.prefill, min(width, plan.budget))
 
-    def _row(self, sequence: Sequence, plan: _Plan, width: int) -> Row | None:
-        start = sequence.num_computed
-        end = start + min(sequence.remaining, width)
+    def _add_row(self, sequence: Sequence, plan: _Plan, rows: list[Row], width: int) -> None:
+        start, known = sequence.num_computed, len(sequence.tokens)
+        end = min(known, start + width)
         if not self._grow(sequence, end, plan):
-            return None
+            return
         self._residency.register(sequence, end)
         pages = self._residency.first_pages(sequence, end)
-        return Row(sequence, start, tuple(sequence.tokens[start:end]), pages)
+        tokens = tuple(sequence.tokens[start:end])
+        rows.append(Row(sequence, start, end, tokens, pages, end == known))
+        plan.budget -= end - start
 
     def _grow(self, sequence: Sequence, tokens: int, plan: _Plan) -> bool:
         """Makes room for `tokens` tokens; if there is none, whoever is last in line gives up its own."""

@@ -27,6 +27,7 @@ class Sequence:
     order: int  # of arrival; what was there first goes first
     sampling: SamplingParams = field(init=False)
     tokens: list[int] = field(init=False)  # prompt, then output
+    expires: float = field(init=False)  # at its deadline or time limit; infinity without either
     queued: bool = True  # until it first joins
     num_computed: int = 0
     pages: list[int] = field(default_factory=list)
@@ -45,6 +46,8 @@ class Sequence:
         sampling = self.request.sampling
         self.sampling = replace(sampling, seed=(sampling.seed + self.index) % 2**64)
         self.tokens = list(self.request.prompt_ids)
+        limits = (self.request.deadline, self.request.time_limit)
+        self.expires = min((t for t in limits if t is not None), default=float("inf"))
 
     @property
     def num_prompt(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,22 +13,16 @@ from .sequence import Sequence
 class Row:
     """Consecutive tokens of one sequence: `tokens[i]` stands at position `start + i`.
 
-    `pages` hold the keys and values of positions 0 .. start + len(tokens) - 1, in order.
+    `pages` hold the keys and values of positions 0 .. end - 1, in order. `samples` says whether the
+    row reaches the sequence's newest token, so that a next one can be chosen.
     """
 
     sequence: Sequence
     start: int
+    end: int
     tokens: tuple[int, ...]
     pages: tuple[int, ...]
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.tokens)
-
-    @property
-    def samples(self) -> bool:
-        """Whether the row reaches the sequence's newest token, so that a next one can be chosen."""
-        return self.end == len(self.sequence.tokens)
+    samples: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +48,14 @@ class Step:
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for rectangle in self.rectangles for row in rectangle.rows)
 
-    @property
-    def sampling_rows(self) -> Iterator[Row]:
+    @cached_property
+    def sampling_rows(self) -> tuple[Row, ...]:
         """The rows that get a next token, in the order of `rows`."""
-        return (row for row in self.rows if row.samples)
+        return tuple(row for row in self.rows if row.samples)
 
     @property
     def real_tokens(self) -> int:
-        return sum(len(row.tokens) for row in self.rows)
+        return sum(row.end - row.start for row in self.rows)
 
     @property
     def padded_tokens(self) -> int:

@@ -87,7 +87,7 @@ class TorchRunner:
     def collect(self, handle: object) -> list[Sample]:
         """Chooses the next tokens of a launched step."""
         assert isinstance(handle, _Launched)
-        rows = list(handle.step.sampling_rows)
+        rows = handle.step.sampling_rows
         if not rows:
             return []
         sampled = sample(handle.logits, [_sample_row(row.sequence) for row in rows])
@@ -108,7 +108,7 @@ class TorchRunner:
     def _run_empty(self, height: int, width: int) -> None:
         request = Request("warm-up", (0,) * width, SamplingParams(), StoppingParams(1), 0.0)
         pages = (PADDING_PAGE,) * -(-width // self._engine.page_size)
-        row = Row(Sequence(request, 0, 0), 0, (0,) * width, pages)
+        row = Row(Sequence(request, 0, 0), 0, width, (0,) * width, pages, samples=True)
         self.collect(self.launch(Step((Rectangle((row,) * height, height, width),))))
 
 
