@@ -27,21 +27,23 @@ from tiny_models import EOS, FAMILIES, MAX_POSITIONS, greedy_reference, tiny_mod
 
 GREEDY = SamplingParams(temperature=0.0)
 NUM_PAGES = 60  # too few for eight rows: preemption happens
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 Work = list[tuple[list[int], int]]  # prompts and output lengths
 
 
 @cache
-def loaded(family: str) -> LoadedModel:
+def loaded(family: str, device: str = "cpu") -> LoadedModel:
     """A tiny model that computes with our attention; `generate()` works on it no longer."""
     torch.set_num_threads(1)
     config, model = tiny_model(family)
+    torch.nn.Module.to(model, device)
     model.set_attn_implementation(attention.register())
     info = ModelInfo(
         name=family,
         architecture=family,
         num_parameters=0,
         dtype="float32",
-        device="cpu",
+        device=device,
         vocab_size=config.vocab_size,
         max_context_tokens=MAX_POSITIONS,
         eos_token_ids=(EOS,),
@@ -70,11 +72,11 @@ def references(family: str) -> list[list[int]]:
 class Drive:
     """Scheduler and runner, stepped by hand so that arrivals and cancels fall where the seed says."""
 
-    def __init__(self, family: str, mode: Mode) -> None:
+    def __init__(self, family: str, mode: Mode, device: str = "cpu") -> None:
         config = EngineConfig(
             mode=mode, max_batch_size=8, max_wait_ms=0, max_step_tokens=48, page_size=4
         )
-        self.runner = TorchRunner(loaded(family), config, ModelConfig(kv_cache_mib=1))
+        self.runner = TorchRunner(loaded(family, device), config, ModelConfig(kv_cache_mib=1))
         assert self.runner.num_pages >= NUM_PAGES
         self.pages = PagePool(NUM_PAGES, config.page_size)
         self.scheduler = Scheduler(config, self.pages, MAX_POSITIONS, self.runner.buckets)
@@ -96,9 +98,10 @@ class Drive:
 
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tokens_equal_generate(family: str, mode: Mode) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_tokens_equal_generate(family: str, mode: Mode, device: str) -> None:
     """Arrivals and cancels in between change nobody's tokens."""
-    drive = Drive(family, mode)
+    drive = Drive(family, mode, device)
     rng = random.Random(mode.value)
     work = mixed_work()
     cancelled = set(rng.sample(range(len(work)), 3))
