@@ -96,12 +96,15 @@ def test_integrity_problems_are_counted() -> None:
     assert integrity["token_mismatch"] == integrity["length_mismatch"] == 1
 
 
-def test_empty_level() -> None:
-    """A level where nothing was measured has a summary too, and it says so."""
-    for records in ([], [call(0), call(1)]):
-        found = summarise_level(records, 2)
-        assert found["stable"]["verdict"] == "empty"
-        assert found["throughput"] is None
+def test_nothing_measured() -> None:
+    """A level that never left its warm-up has a rate and no latencies; an empty one has neither."""
+    short = summarise_level([call(0), call(1)], 2)
+    assert short["stable"]["verdict"] == "warmup_only"
+    assert short["throughput"]["output_tok_s"] == pytest.approx(20 / 1.5)
+    empty = summarise_level([], 2)
+    assert empty["stable"]["verdict"] == "empty"
+    assert empty["throughput"] is None
+    for found in (short, empty):
         assert found["latency"]["ttft_ms"]["n"] == 0
         json.dumps(found, allow_nan=False)
 

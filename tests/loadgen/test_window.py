@@ -130,7 +130,9 @@ def test_fallback_is_stated() -> None:
     verdict, window, reason = steady_window(records, 10)
     assert (verdict, window) == ("below_target", Window(0.0, 2.0))
     assert "never in flight" in reason
-    assert steady_window([call(0.0, 1.0, phase="warmup")], 1).window is None
+    found = steady_window([call(0.0, 1.0, phase="warmup")], 1)
+    assert (found.verdict, found.window) == ("warmup_only", Window(0.0, 1.0))
+    assert steady_window([], 1).window is None
 
 
 def test_littles_law_of_a_steady_loop() -> None:

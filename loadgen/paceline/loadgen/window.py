@@ -77,7 +77,7 @@ def full_window(records: Sequence[Record], target: int, *, from_s: float) -> Win
 class Steady(NamedTuple):
     """Where the figures of a level were taken, and how that span was found."""
 
-    verdict: str  # "steady", "below_target" or "empty"
+    verdict: str  # "steady", "below_target", "warmup_only" or "empty"
     window: Window | None
     reason: str
 
@@ -86,11 +86,16 @@ def steady_window(records: Sequence[Record], target: int) -> Steady:
     """The window of a closed-loop level.
 
     It never begins before the first request after warm-up. Where the target was never in flight,
-    it falls back to the span from the first to the last send after warm-up, then to the whole.
+    it falls back to the span from the first to the last send after warm-up, then to the whole. A
+    level too short for anything but warm-up has a rate, but no latencies.
     """
+    if not records:
+        return Steady("empty", None, "no request")
+    last_end = max(record.t_end for record in records)
     sends = [record.t_send for record in records if record.measured]
     if not sends:
-        return Steady("empty", None, "no request after warm-up")
+        whole = Window(min(record.t_send for record in records), last_end)
+        return Steady("warmup_only", whole, "no request after warm-up: the whole level")
     window = full_window(records, target, from_s=min(sends))
     if window is not None and window.seconds > 0:
         return Steady("steady", window, f"longest span with {FULL:.0%} of the target in flight")
@@ -98,8 +103,7 @@ def steady_window(records: Sequence[Record], target: int) -> Steady:
     if max(sends) > min(sends):
         span = Window(min(sends), max(sends))
         return Steady("below_target", span, f"{reason}: first to last send")
-    whole = Window(min(sends), max(r.t_end for r in records))
-    return Steady("below_target", whole, f"{reason}: first send to last end")
+    return Steady("below_target", Window(min(sends), last_end), f"{reason}: first send to last end")
 
 
 def token_arrivals(records: Iterable[Record]) -> tuple[Floats, Floats]:
