@@ -1,7 +1,8 @@
 """Top-k, top-p and min-p on the likeliest few tokens of a row instead of the whole vocabulary.
 
-The kept tokens are exactly those that transformers' warpers keep, ties included: top-k keeps every token as likely as
-the k-th, top-p breaks ties in favour of the higher id (it drops from the front of a stable ascending sort).
+What is kept is what transformers' warpers keep: top-k keeps every token as likely as the k-th, top-p the shortest run
+of the likeliest. Which of equally likely tokens fall out at the end of that run, transformers leaves to an unstable
+sort; here the higher ids do.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from ..request import SamplingParams
 from .drawing import part_of, relative_probabilities, share_tensor, to_weights
 from .noise import SHARE_BITS
 
-_TOP_P_WIDTH = 512
+_TOP_P_WIDTH = 256
 _GROWTH = 8
 
 
 class Candidates(NamedTuple):
-    """The likeliest N tokens of R rows, likeliest first, ties by falling id."""
+    """The likeliest N tokens of R rows, likeliest first, equals by id."""
 
     ids: Tensor  # [R, N]
     weights: Tensor  # [R, N], see `drawing`; zero where dropped
@@ -80,7 +81,7 @@ def min_p_tensor(params: Sequence[SamplingParams], device: torch.device) -> Tens
 
 
 def _ordered(values: Tensor, ids: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
-    ids, by_id = ids.sort(-1, descending=True)
+    ids, by_id = ids.sort(-1)
     tempered = temper(values.gather(-1, by_id), temperatures)
     tempered, by_value = tempered.sort(dim=-1, descending=True, stable=True)
     return tempered, ids.gather(-1, by_value)

@@ -41,7 +41,8 @@ def part_of(totals: Tensor, shares: Tensor) -> Tensor:
     high, low = totals >> _LIMB_BITS, totals & _LIMB
     share_high, share_low = shares >> _LIMB_BITS, shares & _LIMB
     middle = high * share_low + low * share_high + (low * share_low >> _LIMB_BITS)
-    return high * share_high + (middle >> _LIMB_BITS)
+    whole: Tensor = high * share_high + (middle >> _LIMB_BITS)
+    return whole
 
 
 def draw(weights: Tensor, shares: Tensor) -> Tensor:
