@@ -188,3 +188,4 @@ def test_dead_server(run_locust: RunLocust, tmp_path: Path, free_port: int) -> N
     run = run_locust(replace(options, level_max_s=1.5))
     assert {r.status for r in run.records} == {"UNAVAILABLE"}
     assert run.failures == run.requests == len(run.records) <= 20
+    assert f"is a server running at {options.target}?" in run.log

@@ -33,13 +33,21 @@ class Channels:
         self._channels = [
             grpc.insecure_channel(target, options=CHANNEL_OPTIONS) for _ in range(count)
         ]
-        self._stubs: Iterator[rpc.GenerationServiceStub] = itertools.cycle(
-            [rpc.GenerationServiceStub(channel) for channel in self._channels]
-        )
+        self._stubs = [rpc.GenerationServiceStub(channel) for channel in self._channels]
+        self._turns = itertools.cycle(self._stubs)
 
     def stub(self) -> rpc.GenerationServiceStub:
         """The next connection's stub, in turn."""
-        return next(self._stubs)
+        return next(self._turns)
+
+    def connect(self, timeout_s: float) -> str:
+        """Open every connection now, so that no measured call has to. What went wrong, or nothing."""
+        try:
+            for stub in self._stubs:
+                stub.GetLoad(pb.GetLoadRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"
+        return ""
 
     def close(self) -> None:
         for channel in self._channels:

@@ -22,6 +22,7 @@ from paceline.loadgen.workload import Workload, make_workload, schedule_sha256
 
 logger = logging.getLogger(__name__)
 
+CONNECT_S = 3.0
 CLOSE_S = 2.0  # for cut calls to end
 
 
@@ -55,6 +56,8 @@ class Session:
         if self._channels is None or self._channels.target != target:
             self._close_channels()
             self._channels = Channels(target, options.channels)
+            if trouble := self._channels.connect(CONNECT_S):
+                logger.warning("is a server running at %s? %s", target, trouble)
         if options.out and self._recorder is None:
             self._recorder = Recorder(Path(options.out), self.worker, clock=self._clock)
             self._recorder.write_header(self._header())
