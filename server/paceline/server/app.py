@@ -156,7 +156,7 @@ class App:
         return clean
 
     async def close(self) -> None:
-        """Gives everything back. What still runs is aborted, and told so."""
+        """Gives everything back. What still runs is aborted, and told so. Idempotent."""
         await self._health.enter_graceful_shutdown()
         await self._stop_engine()
         if self._server is not None:
@@ -167,6 +167,7 @@ class App:
             self._frontend.close()
         if self._web is not None:
             self._web.close()
+            self._web = None
 
     def _start_engine(self, hub: Hub) -> tuple[Loaded, Engine]:
         loaded = self._loader(self._config)

@@ -32,7 +32,7 @@ class Web:
     def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
         self._server = _Server(host, port, pages)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="paceline-web", daemon=True
+            target=self._server.serve_forever, args=(0.1,), name="paceline-web", daemon=True
         )
         self._thread.start()
 
