@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,10 +40,7 @@ class KVCache:
         self.shape = shape
         self.num_pages = num_pages
         size = (2, num_pages, shape.num_kv_heads, shape.page_size, shape.head_dim)
-        # Zeroed, not empty: masked places are multiplied by zero, and 0 x NaN is NaN.
-        self._layers = [
-            torch.zeros(size, dtype=shape.dtype, device=device) for _ in range(shape.num_layers)
-        ]
+        self._layers = [_zeros(size, shape.dtype, device) for _ in range(shape.num_layers)]
         self._tokens = [layer.view(-1, shape.head_dim) for layer in self._layers]
         self._pages = [layer.view(-1, shape.page_size * shape.head_dim) for layer in self._layers]
         self._scratch = self._pages[0].new_empty((0, shape.page_size * shape.head_dim))
@@ -69,3 +68,14 @@ class KVCache:
         index = torch.tensor(pages, device=self._scratch.device)
         for layer in self._layers:
             layer.index_fill_(1, index, 0)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, for masked places are multiplied by zero and 0 x NaN is NaN.
+
+    On CPU they come from the operating system when first touched: an idle pool takes no memory.
+    """
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    lazy = np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(lazy).view(dtype).view(size)

@@ -46,4 +46,11 @@ def pack_linear_layers(model: nn.Module) -> int:
         weight = child.weight.t() if isinstance(child, Conv1D) else child.weight
         bias: Tensor | None = child.bias
         setattr(parent, name, PackedLinear(weight.detach(), bias))
+    _detach_from_file(model)
     return len(found)
+
+
+def _detach_from_file(model: nn.Module) -> None:
+    """Copies what is left, so that the mapped weights file, now there twice, can be let go."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
