@@ -211,6 +211,7 @@ def test_frequencies_are_transformers_probabilities(params: SamplingParams, voca
         SamplingParams(top_p=1e-12),
         SamplingParams(top_k=1),
         SamplingParams(min_p=1.0),
+        SamplingParams(top_k=5, min_p=1.0),
         SamplingParams(temperature=1e-3, top_k=5, top_p=0.5, min_p=0.5),
     ],
     ids=str,
