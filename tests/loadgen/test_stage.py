@@ -47,13 +47,15 @@ def test_workers_add_up_and_old_levels_do_not_count() -> None:
 
 
 def test_drained_needs_a_report_of_every_worker_since_closing() -> None:
-    """Draining ends when every worker has said, after the close, that nothing is in flight."""
+    """Draining ends when every worker has heard of the close and has nothing in flight."""
     clock = opened()
     clock.take("a", Progress(1, flying=0), 104.0)
     clock.take("b", Progress(1, flying=0), 104.0)
     clock.close(105.0)
     assert not clock.drained(2)
     clock.take("a", Progress(1, flying=0), 105.1)
+    clock.take("b", Progress(1, flying=0, open=True), 105.1)  # sent before it heard
+    assert not clock.drained(2)
     clock.take("b", Progress(1, flying=1), 105.1)
     assert not clock.drained(2)
     clock.take("b", Progress(1, flying=0), 105.2)

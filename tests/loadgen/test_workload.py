@@ -142,6 +142,8 @@ def test_file_of_ids_and_text(tmp_path: Path) -> None:
         ('{"prompt": "a", "prompt_ids": [1]}', "exactly one of"),
         ('{"prompt": "a", "max_tokens": "many"}', "own.jsonl:1: "),
         ("[1]", "own.jsonl:1: "),
+        ('{"prompt_ids": [-1]}', "own.jsonl:1: -1 is not"),
+        ('{"prompt": "a", "max_tokens": -5}', "own.jsonl:1: -5 is not"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, complaint: str) -> None:

@@ -95,7 +95,7 @@ def _begin(environment: Environment, session: Session) -> None:
     if options.concurrency:
         stage = Stage(level=options.concurrency[0])
     else:
-        slots = max(1, getattr(environment.parsed_options, "processes", None) or 1)
+        slots = _workers(environment)
         stage = replace(stage, slot=session.worker % slots, slots=slots)
     try:
         session.begin(options, environment.host or PacelineUser.host, stage)
@@ -105,6 +105,12 @@ def _begin(environment: Environment, session: Session) -> None:
 
 def _users(environment: Environment) -> int:
     return getattr(environment.parsed_options, "num_users", None) or 1
+
+
+def _workers(environment: Environment) -> int:
+    """How many processes send: forked ones, or those the master was told to expect."""
+    counts = (getattr(environment.parsed_options, n, None) for n in ("processes", "expect_workers"))
+    return max(1, *(count or 1 for count in counts))
 
 
 def _worker_index(runner: Runner) -> int:

@@ -62,6 +62,7 @@ class Session:
             self._recorder = Recorder(Path(options.out), self.worker, clock=self._clock)
             self._recorder.write_header(self._header())
         self._seen_failures.clear()
+        self._sent = self._ended = 0
         logger.info("%s: %s", self._workload.name, self._workload.notes)
         self.enter(stage)
 
@@ -86,7 +87,7 @@ class Session:
 
     def enter(self, stage: Stage) -> None:
         """Go to a stage: a new index counts its requests from 0, `cut` ends what is in flight."""
-        if stage.index != self._stage.index or (stage.open and not self._stage.open):
+        if stage.index != self._stage.index:
             self._sent = self._ended = 0
         self._stage = stage
         if stage.open:
@@ -101,7 +102,9 @@ class Session:
             call.cut()
 
     def progress(self) -> Progress:
-        return Progress(self._stage.index, self._sent, self._ended, len(self._flying))
+        return Progress(
+            self._stage.index, self._sent, self._ended, len(self._flying), self._stage.open
+        )
 
     def wait_for_turn(self, timeout_s: float) -> bool:
         """Wait until users may send, or the time is over."""

@@ -36,6 +36,7 @@ class Progress:
     sent: int = 0
     ended: int = 0
     flying: int = 0
+    open: bool = False  # its users may send: it has not heard of the close yet
 
     def to_message(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,14 +72,14 @@ class LevelClock:
         return sum(p.ended for p in self._workers.values()) >= self.options.level_requests
 
     def close(self, now_s: float) -> None:
-        """Sending has stopped; reports from before this moment say nothing about draining."""
+        """Sending is to stop; reports from before this moment say nothing about draining."""
         self.closed_s = now_s
         self._workers.clear()
 
     def drained(self, workers: int) -> bool:
-        """Every worker has reported since `close`, and none has anything in flight."""
+        """Every worker has heard of the close, and none has anything in flight."""
         reports = self._workers.values()
-        return len(reports) >= workers and not any(p.flying for p in reports)
+        return len(reports) >= workers and not any(p.flying or p.open for p in reports)
 
     def overdue(self, now_s: float) -> bool:
         """Draining takes longer than allowed."""

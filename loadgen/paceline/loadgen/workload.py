@@ -232,14 +232,22 @@ def _read_line(path: Path, number: int, line: str) -> Prompt:
         return Prompt(
             id=str(fields.get("id", number)),
             text=None if ids is not None else str(fields["prompt"]),
-            prompt_ids=None if ids is None else tuple(int(token) for token in ids),
-            max_tokens=int(fields.get("max_tokens", 32)),
+            prompt_ids=None if ids is None else tuple(_counted(token, 32) for token in ids),
+            max_tokens=_counted(fields.get("max_tokens", 32), 32),
             ignore_eos=bool(fields.get("ignore_eos", False)),
             temperature=float(fields.get("temperature", 0.0)),
-            seed=int(fields.get("seed", 0)),
+            seed=_counted(fields.get("seed", 0), 64),
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise WorkloadError(f"{path}:{number}: {error}") from error
+
+
+def _counted(value: Any, bits: int) -> int:
+    """The value as an unsigned integer that fits the wire."""
+    number = int(value)
+    if not 0 <= number < 2**bits:
+        raise WorkloadError(f"{number} is not a number from 0 to 2**{bits} - 1")
+    return number
 
 
 def first_prompts(workload: Workload, count: int, level: int = 0) -> Iterator[Prompt]:
