@@ -42,6 +42,7 @@ class Bench:
                 "command": options.command,
                 "seed": options.seed,
                 "workload": options.workload,
+                "schedule_sha256": None,
                 "quick": options.quick,
                 "partial": False,
                 "partial_reason": None,

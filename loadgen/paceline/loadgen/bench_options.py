@@ -20,6 +20,13 @@ DRAIN_SHARE = 0.16
 REPORT_S = 6.0
 MIN_LEVEL_S = 1.0
 NOTEBOOK_REQUESTS = 8
+MODEL_FLAGS = {
+    "model": "hub name, folder or GGUF file; unset: the embedded model",
+    "dtype": "bfloat16, float16 or float32; unset: what suits the device",
+    "device": "cpu, cuda, mps, …; unset: the best there is",
+    "dummy-weights": "random weights of a shape instead of a model: gpt2, llama-1b, … or a config.json",
+    "num-threads": "CPU threads of the model; unset: physical cores",
+}
 DRAWN = ("chat", "sharegpt", "mixed", "fixed")
 
 
@@ -29,7 +36,6 @@ class BenchOptions:
 
     concurrency: tuple[int, ...]
     modes: tuple[str, ...]
-    model: str | None
     workload: str
     target: str | None
     quick: bool
@@ -37,6 +43,7 @@ class BenchOptions:
     seed: int
     baselines: bool
     budget_s: float
+    model_arguments: tuple[str, ...] = ()  # for the server and the baselines alike
     serve_arguments: tuple[str, ...] = ()
     command: str = "paceline bench"
 
@@ -76,7 +83,7 @@ def make_plan(options: BenchOptions) -> Plan:
         tokens_scale=_tokens_scale(options),
         baseline_s=baseline_s,
         baseline_requests=_baseline_requests(options),
-        baseline_sizes=options.concurrency,
+        baseline_sizes=_baseline_sizes(options.concurrency, quick=options.quick),
     )
 
 
@@ -85,6 +92,11 @@ def _tokens_scale(options: BenchOptions) -> float:
     if options.workload.split(":")[0] not in DRAWN:
         return 1.0
     return 0.4 if options.quick else 0.6
+
+
+def _baseline_sizes(sizes: tuple[int, ...], *, quick: bool) -> tuple[int, ...]:
+    """In a hurry a batch of one is left out: one by one says the same."""
+    return tuple(size for size in sizes if size > 1 or not quick) or sizes
 
 
 def _baseline_requests(options: BenchOptions) -> int:
@@ -124,7 +136,6 @@ def parse(argv: list[str]) -> BenchOptions:
     return BenchOptions(
         concurrency=tuple(sorted(set(given.concurrency or usual))),
         modes=given.modes,
-        model=given.model,
         workload=given.workload,
         target=given.target,
         quick=quick,
@@ -132,6 +143,12 @@ def parse(argv: list[str]) -> BenchOptions:
         seed=given.seed,
         baselines=not given.no_baselines and (given.baselines or not given.target),
         budget_s=given.budget_s or (QUICK_BUDGET_S if quick else BUDGET_S),
+        model_arguments=tuple(
+            part
+            for name in MODEL_FLAGS
+            if (value := getattr(given, name.replace("-", "_"))) is not None
+            for part in (f"--{name}", value)
+        ),
         serve_arguments=tuple(given.serve_arg),
         command=" ".join(["paceline", "bench", *argv]),
     )
@@ -149,7 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--concurrency", type=concurrency_list, help="requests in flight, for example 1,4,16")
     add("--modes", type=_modes, default=MODES, help=f"some of {','.join(MODES)}")
-    add("--model", help="hub name, folder or GGUF file; unset: the embedded model")
+    for name, text in MODEL_FLAGS.items():
+        add(f"--{name}", help=text)
     add(
         "--workload",
         type=_workload,

@@ -124,6 +124,10 @@ def _median(level: Mapping[str, Any], metric: str) -> str:
     return milliseconds(level["latency"][metric]["median"])
 
 
+def _ttft(level: Mapping[str, Any]) -> float:
+    return float(level["latency"]["ttft_ms"]["median"] or 0.0)
+
+
 def _memory(summary: Summary) -> str:
     hero = summary["verdicts"]["hero"]
     levels = levels_of(summary, hero) if hero else []
@@ -163,7 +167,7 @@ def _adapting(summary: Summary) -> str:
         listing([f"{value:.1f} rows per step at {size} in flight" for size, value in rows]) + "."
     )
     alone, static = level_at(summary, hero, 1), level_at(summary, "static", 1)
-    if alone and static and hero != "static":
+    if alone and static and hero != "static" and _ttft(static) > 1.1 * _ttft(alone):
         text += f" A request alone had its first token after {_median(alone, 'ttft_ms')};"
         text += (
             f" static batching, which first waits for company, took {_median(static, 'ttft_ms')}."

@@ -50,8 +50,8 @@ DEFINITIONS = (
     ),
     (
         "Total time",
-        "For a baseline: measured. For a mode: output tokens of the baseline's prompts / output throughput, so that all"
-        " systems are asked for the same work.",
+        "Output tokens of the baselines' prompts / output throughput, so that all systems are asked for the same work."
+        " A baseline that ran all its prompts took just this long.",
     ),
     (
         "Mean latency",

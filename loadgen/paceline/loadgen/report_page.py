@@ -82,19 +82,14 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         {
             "key": mode,
             "figure": ratio(value),
-            "what": f"{system(mode).label.lower()}, at {reference} in flight",
+            "what": f"the throughput of {system(mode).label.lower()}, at {reference} in flight",
         }
         for mode, value in verdict["ratios"].items()
     ]
     for name, one in verdict["baseline_ratios"].items():
         size = f" (best: {one['batch_size']})" if one["batch_size"] > 1 else ""
-        made.append(
-            {
-                "key": name,
-                "figure": ratio(one["ratio"]),
-                "what": f"{system(name).label}{size}, peak to peak",
-            }
-        )
+        what = f"the throughput of {system(name).label}{size}, peak to peak"
+        made.append({"key": name, "figure": ratio(one["ratio"]), "what": what})
     if peak := verdict["peak"]:
         what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {peak['concurrency']} in flight"
         made.append({"key": peak["mode"], "figure": rate(peak["output_tok_s"]), "what": what})

@@ -63,8 +63,7 @@ def serve_command(options: BenchOptions, mode: str, port: int) -> list[str]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--metrics-port", "none"]
     command += ["--max-batch-size", str(max(32, *options.concurrency))]
     command += ["--drain-timeout-s", str(DRAIN_S)]
-    command += ["--model", options.model] if options.model else []
-    return command + list(options.serve_arguments)
+    return [*command, *options.model_arguments, *options.serve_arguments]
 
 
 def start_server(options: BenchOptions, mode: str, log: Path) -> Server:

@@ -57,7 +57,7 @@ def build_summary(data: RunData) -> dict[str, Any]:
         "work": data.work,
         "systems": [_system(mode) for mode in data.modes],
         "levels": levels,
-        "baselines": [_baseline(point) for point in data.baselines],
+        "baselines": [_baseline(point, data.work["output_tokens"]) for point in data.baselines],
         "timeline": _timelines(data),
         "lanes": _lanes(data.modes),
         "phases": sorted(data.phases + _level_phases(data), key=lambda phase: phase["start_s"]),
@@ -125,16 +125,16 @@ def _client(samples: Sequence[Sample]) -> dict[str, Any]:
     return {"cpu_pct": sum(seen) / len(seen) if seen else None}
 
 
-def _baseline(point: Mapping[str, Any]) -> dict[str, Any]:
+def _baseline(point: Mapping[str, Any], work_tokens: int) -> dict[str, Any]:
     latencies = sorted(point["latency_s"])
-    wall = point["wall_s"]
+    rate = point["output_tokens"] / point["wall_s"] if point["wall_s"] else None
     return {
         "system": point["system"],
         "batch_size": point["batch_size"],
         "requests": point["requests"],
         "output_tokens": point["output_tokens"],
-        "total_time_s": wall,
-        "output_tok_s": point["output_tokens"] / wall if wall else None,
+        "total_time_s": work_tokens / rate if rate else None,
+        "output_tok_s": rate,
         "latency_ms": {
             "n": len(latencies),
             "mean": 1e3 * sum(latencies) / len(latencies) if latencies else None,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NONE = "–"
+SPACE = "\u00a0"  # between a number and its unit no line may break
 UPPER = ("p99", "p95", "p90", "max")
 
 
@@ -24,8 +25,8 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return NONE
     if value >= 1000:
-        return f"{value / 1000:.1f} s" if value < 100_000 else f"{value / 1000:,.0f} s"
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+        return f"{value / 1000:.1f}{SPACE}s" if value < 100_000 else f"{value / 1000:,.0f}{SPACE}s"
+    return f"{value:.0f}{SPACE}ms" if value >= 10 else f"{value:.1f}{SPACE}ms"
 
 
 def seconds(value: float | None) -> str:
@@ -35,7 +36,7 @@ def seconds(value: float | None) -> str:
 
 def percent(share: float | None) -> str:
     """A share of 1 as per cent."""
-    return NONE if share is None else f"{max(share, 0.0) * 100:.0f} %"
+    return NONE if share is None else f"{max(share, 0.0) * 100:.0f}{SPACE}%"
 
 
 def ratio(value: float | None) -> str:

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadgen.browser import Page, browser, open_page, tables_of
+from loadgen.sample_run import LEVELS, MODES, sample_summary
+from paceline.loadgen import tables
+from paceline.loadgen.charts import charts
+from paceline.loadgen.report_page import report_page
+from paceline.loadgen.summary import ModeRun, RunData, build_summary
+from paceline.loadgen.wording import percent, rate
+
+needs_browser = pytest.mark.skipif(browser() is None, reason="no Chromium on this machine")
+MAX_BYTES = 6_000_000
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict[str, Any]:
+    """As it is read back from summary.json."""
+    read: dict[str, Any] = json.loads(json.dumps(sample_summary()))
+    return read
+
+
+@pytest.fixture(scope="module")
+def shown(summary: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    if browser() is None:
+        pytest.skip("no Chromium on this machine")
+    return open_page(report_page(summary), tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_is_one_small_file_that_asks_for_nothing(summary: dict[str, Any]) -> None:
+    """No element, style or script names anything outside the page."""
+    page = report_page(summary)
+    addresses = re.findall(r'\b(?:src|href|action)\s*=\s*"?([^"\s>]*)', page)
+    assert [one for one in addresses if not one.startswith(("#", "data:"))] == []
+    assert re.findall(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\(", page) == []
+    assert set(re.findall(r"https?://[^\s\"'<]+", page)) == {"http://www.w3.org/2000/svg"}
+    assert len(page.encode()) < MAX_BYTES
+
+
+@pytest.mark.browser
+def test_scripts_run_to_their_end_without_a_word_on_the_console(shown: Page) -> None:
+    """No error, no warning, and the last line of the script was reached."""
+    assert shown.console == []
+    assert 'data-ready="yes"' in shown.dom
+
+
+@pytest.mark.browser
+def test_every_chart_is_drawn(shown: Page, summary: dict[str, Any]) -> None:
+    """Each chart the summary has data for has its figure, and each figure its picture."""
+    assert set(shown.figures) == set(charts(summary))
+    assert len(shown.figures) == 10
+    for name, html in shown.figures.items():
+        assert re.search(r"<svg[^>]+viewBox", html), name
+        assert not re.search(r"NaN|undefined|Infinity", html), name
+
+
+@pytest.mark.browser
+def test_the_headline_has_a_line_per_mode_and_a_point_per_level(shown: Page) -> None:
+    """Sequential at 32 had no request that ended in time, so it has one point less."""
+    drawn = dict(shown.marks("fig-headline", "series"))
+    points = {mode: 5 if mode == "sequential" else len(LEVELS) for mode in MODES}
+    assert drawn == points
+    assert shown.figures["fig-headline"].count('class="point"') == sum(points.values())
+
+
+@pytest.mark.browser
+def test_baselines_stand_beside_the_modes(shown: Page) -> None:
+    """Throughput and time against batch size hold six systems."""
+    for figure in ("fig-throughput", "fig-time"):
+        drawn = dict(shown.marks(figure, "series"))
+        assert drawn == dict.fromkeys(MODES, 6) | {"transformers": 1, "transformers-batched": 6}
+
+
+@pytest.mark.browser
+def test_occupancy_lanes_padding_and_phases_are_complete(
+    shown: Page, summary: dict[str, Any]
+) -> None:
+    """Every mode has its panel, its rows, its bar and its line of phases."""
+    panels = dict(shown.marks("fig-occupancy", "panel"))
+    assert panels == {mode: len(summary["timeline"][mode]["t_s"]) for mode in MODES}
+    assert [key for key, _ in shown.marks("fig-lanes", "lanes")] == MODES
+    bars = [key for key, _ in shown.marks("fig-padding", "bar")]
+    assert bars == [*MODES, "transformers-batched"]
+    assert len(shown.marks("fig-gantt", "gantt")) == len(MODES) + 2
+
+
+@pytest.mark.browser
+def test_tables_hold_the_figures_of_the_summary(shown: Page, summary: dict[str, Any]) -> None:
+    """The table of levels equals summary.json, cell by cell where a number is printed as it is."""
+    all_tables = tables_of(shown.dom)
+    table = next(
+        one for one in all_tables if one[0][:2] == ["Mode", "In flight"] and "Cut" in one[0]
+    )
+    assert len(table) - 1 == len(summary["levels"])
+    columns = {name: table[0].index(name) for name in table[0]}
+    for row, level in zip(table[1:], summary["levels"], strict=True):
+        assert row[columns["In flight"]] == str(level["target"]["value"])
+        assert row[columns["Output tok/s"]] == rate(level["throughput"]["output_tok_s"])
+        assert row[columns["Padding"]] == percent(level["server"]["padding_waste"])
+        assert row[columns["Requests"]] == str(level["counts"]["ok"])
+    for made in (
+        tables.batch_table,
+        tables.padding_table,
+        tables.where_table,
+        tables.latency_table,
+    ):
+        wanted = made(summary)
+        cells = [list(wanted.headings), *(list(row.cells) for row in wanted.rows)]
+        assert cells in all_tables, made.__name__
+
+
+@needs_browser
+@pytest.mark.browser
+def test_a_click_on_a_legend_hides_its_line(summary: dict[str, Any], tmp_path: Path) -> None:
+    """The others stay, and the axes fit what is left."""
+    script = """document.querySelector('#fig-headline .legend [data-key="static"]').click();"""
+    page = open_page(report_page(summary), tmp_path, script=script)
+    left = [key for key, _ in page.marks("fig-headline", "series")]
+    assert left == [mode for mode in MODES if mode != "static"]
+
+
+@needs_browser
+@pytest.mark.browser
+def test_every_view_of_every_chart_draws(summary: dict[str, Any], tmp_path: Path) -> None:
+    """Choosing each view in turn leaves a picture without broken numbers and a quiet console."""
+    script = """
+      const seen = [];
+      for (const button of document.querySelectorAll(".views button")) {
+        button.click();
+        const figure = button.closest("figure");
+        seen.push(`${figure.id}/${button.textContent}/${figure.querySelectorAll(".series, .bar").length}`);
+      }
+      document.body.dataset.seen = seen.join(";");
+    """
+    page = open_page(report_page(summary), tmp_path, script=script)
+    assert page.console == []
+    assert not re.search(r"NaN|undefined|Infinity", page.figures["fig-latency"])
+    seen = re.search(r'data-seen="([^"]*)"', page.dom)
+    assert seen is not None
+    counts = dict(entry.rsplit("/", 1) for entry in seen.group(1).split(";"))
+    assert len(counts) == 3 + 4 + 2
+    assert {counts[name] for name in counts if name.startswith("fig-latency")} == {"4"}
+
+
+@needs_browser
+@pytest.mark.browser
+def test_nothing_is_wider_than_a_phone(summary: dict[str, Any], tmp_path: Path) -> None:
+    """At 500 pixels, the narrowest window the browser makes, only tables scroll, inside their own box."""
+    script = "document.body.dataset.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;"
+    page = open_page(report_page(summary), tmp_path, script=script, width=500)
+    assert 'data-wide="0"' in page.dom
+
+
+@needs_browser
+@pytest.mark.browser
+def test_names_from_outside_stay_text(tmp_path: Path) -> None:
+    """A model name or an error that looks like markup is shown, not run."""
+    hostile = sample_summary(modes=["continuous"], levels=[1, 4], level_s=3.0, baselines=False)
+    hostile["fingerprint"]["model"] = "</title><script>console.error(1)</script>"
+    hostile["run"]["notes"] = ["</script><img src=x onerror=console.error(2)>"]
+    hostile["phases"][0]["label"] = "</script><script>console.error(3)</script>"
+    page = open_page(report_page(hostile), tmp_path)
+    assert page.console == []
+    assert 'data-ready="yes"' in page.dom
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize("modes", [["sequential"], ["static", "dynamic"]])
+def test_a_run_of_few_modes_is_a_whole_page(modes: list[str], tmp_path: Path) -> None:
+    """What was not run leaves no empty chart and no broken sentence."""
+    summary = sample_summary(modes=modes, levels=[2, 8], level_s=5.0, baselines=False, partial=True)
+    page = open_page(report_page(summary), tmp_path)
+    assert page.console == []
+    assert set(page.figures) == set(charts(summary))
+    assert "Partial: stopped by Ctrl-C" in page.dom
+
+
+def test_an_empty_run_still_makes_a_page() -> None:
+    """Nothing measured: the page says so and has no charts of levels."""
+    data = sample_run_without_records()
+    page = report_page(build_summary(data))
+    assert "Nothing was measured" in page
+    assert 'id="fig-headline"' not in page
+
+
+def sample_run_without_records() -> RunData:
+    """A run whose only server never answered."""
+    run = {"id": "r", "started_at": "now", "duration_s": 1.0, "command": "c", "seed": 0}
+    run |= {
+        "workload": "chat",
+        "quick": False,
+        "partial": True,
+        "partial_reason": "gone",
+        "notes": [],
+    }
+    mode = ModeRun("continuous", error="the server ended by itself")
+    return RunData(run, {}, {}, {"requests": 8, "output_tokens": 100}, modes=[mode])

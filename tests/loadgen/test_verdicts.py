@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loadgen.sample_run import sample_data, sample_summary
+from paceline.loadgen.concerns import concerns
+from paceline.loadgen.summary import build_summary
+from paceline.loadgen.tables import short_table
+from paceline.loadgen.verdicts import level_at, tokens_per_second
+from paceline.loadgen.wording import rate, ratio
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict[str, Any]:
+    return sample_summary()
+
+
+def test_ratios_are_taken_at_one_concurrency(summary: dict[str, Any]) -> None:
+    """Continuous over each other mode, at the highest level that all were measured at."""
+    verdict = summary["verdicts"]
+    assert verdict["reference_concurrency"] == 32
+    ours = tokens_per_second(level_at(summary, "continuous", 32))
+    assert ours is not None
+    for mode in ("sequential", "static", "dynamic"):
+        other = tokens_per_second(level_at(summary, mode, 32))
+        assert other is not None
+        assert verdict["ratios"][mode] == pytest.approx(ours / other)
+        assert ratio(ours / other) in verdict["headline"]
+    assert rate(ours) in verdict["headline"]
+
+
+def test_a_missing_level_moves_the_comparison_to_one_that_all_have() -> None:
+    """A mode that was stopped early is compared where it was measured."""
+    data = sample_data(level_s=3.0)
+    static = next(mode for mode in data.modes if mode.mode == "static")
+    static.records = [record for record in static.records if record.level <= 8]
+    summary = build_summary(data)
+    assert summary["verdicts"]["reference_concurrency"] == 8
+    assert "with 8 requests in flight" in summary["verdicts"]["headline"]
+
+
+def test_baseline_ratios_compare_best_with_best(summary: dict[str, Any]) -> None:
+    """Our peak over the baseline's best batch size."""
+    best = max(
+        (p for p in summary["baselines"] if p["system"] == "transformers-batched"),
+        key=lambda point: point["output_tok_s"],
+    )
+    found = summary["verdicts"]["baseline_ratios"]["transformers-batched"]
+    peak = summary["verdicts"]["peak"]["output_tok_s"]
+    assert found == {
+        "ratio": pytest.approx(peak / best["output_tok_s"]),
+        "batch_size": best["batch_size"],
+    }
+
+
+def flags(summary: dict[str, Any], kind: str) -> str:
+    """The texts of one kind of flag, in one string."""
+    return "; ".join(flag["text"] for flag in summary["verdicts"]["flags"] if flag["kind"] == kind)
+
+
+def test_a_clean_run_has_no_warning(summary: dict[str, Any]) -> None:
+    """Steady levels, a full server, every token there."""
+    assert flags(summary, "warn") == ""
+    assert "The server was the limit" in flags(summary, "good")
+
+
+def test_doubts_are_flagged() -> None:
+    """Failures, lost tokens, a full client, a level below its target and an early end all show."""
+    data = sample_data(modes=["continuous"], levels=[4], level_s=3.0, partial=True, baselines=False)
+    run = data.modes[0]
+    run.records = [
+        _replaced(record, status="INTERNAL") if at == 10 else record
+        for at, record in enumerate(run.records)
+    ]
+    run.records = [_replaced(record, level=16) for record in run.records]
+    for sample in run.samples:
+        sample["client_cpu_pct"] = 99.0
+    run.error = "the server ended by itself"
+    text = flags(build_summary(data), "warn")
+    for doubt in (
+        "Partial: stopped by Ctrl-C",
+        "1 requests failed",
+        "load generator was the limit",
+    ):
+        assert doubt in text
+    assert "Not steady: Continuous at 16" in text
+    assert "the server ended by itself" in text
+
+
+def _replaced(record: Any, **values: Any) -> Any:
+    return type(record).from_json(record.to_json() | values)
+
+
+def test_five_concerns_are_answered_with_figures(summary: dict[str, Any]) -> None:
+    """Each answer holds numbers of this run; without data it says that there are none."""
+    answers = concerns(summary)
+    assert len(answers) == 5
+    assert all(any(letter.isdigit() for letter in one.answer) for one in answers)
+    peak = summary["verdicts"]["peak"]
+    assert rate(peak["output_tok_s"]) in answers[0].answer
+    empty = concerns(summary | {"levels": [], "baselines": [], "work": {}, "verdicts": EMPTY})
+    assert [one.answer for one in empty] == ["This run has no figures for it."] * 5
+
+
+EMPTY = {"hero": None, "knee": None, "reference_concurrency": None}
+
+
+def test_markdown_has_a_line_per_level(summary: dict[str, Any]) -> None:
+    """Heading, rule, 24 levels; every line has the same number of cells."""
+    lines = short_table(summary).markdown().splitlines()
+    assert len(lines) == 2 + 24
+    assert {line.count("|") for line in lines} == {10}
+    value = rate(tokens_per_second(level_at(summary, "static", 16)))
+    assert f"| Static | 16 | {value} |" in "\n".join(lines)
