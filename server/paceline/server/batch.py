@@ -22,12 +22,12 @@ from pydantic import Field
 from .config import EngineConfig, ModelConfig
 from .engine import Runner
 from .errors import PacelineError, SetupError
-from .job import Job, ResponseOptions
-from .offline import Entry, Line, entries
+from .job import Job
+from .offline import Entry
+from .offline_jobs import prepare, read
 from .offline_run import Answer, KeptRunner, OfflineRun, Pass
-from .request import ModelInfo, Request
 from .settings import Command, read_command
-from .tokenizer import ChatTemplateError, Tokenizer
+from .tokenizer import Tokenizer
 
 _INTERRUPTED = 130
 
@@ -88,14 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: BatchOptions, loader: Loader = load_torch) -> int:
     """Runs the file and writes its results; the exit code as of `main`. SetupError where nothing could be run."""
-    requests = _read(options.input)
+    requests = read(options.input)
     with _replaced(options.output) as output:
         started = time.perf_counter()
         ready = loader(options)
         kept = KeptRunner(ready.runner)
         kept.warm_up()
         load_s = time.perf_counter() - started
-        prepared = [_prepare(entry, ready.tokenizer, ready.runner.info) for entry in requests]
+        prepared = [prepare(entry, ready.tokenizer, ready.runner.info) for entry in requests]
         passes = _run_passes(options, kept, ready.tokenizer, prepared)
         results = list(_results(requests, prepared, passes[-1]))
         output.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
@@ -107,17 +107,6 @@ def run(options: BatchOptions, loader: Loader = load_torch) -> int:
     if failed:
         sys.stderr.write(f"paceline batch: {failed} of {len(results)} requests failed\n")
     return _INTERRUPTED if passes[-1].interrupted else int(failed > 0)
-
-
-def _read(path: Path) -> list[Entry]:
-    try:
-        with path.open("rb") as file:
-            found = list(entries(file))
-    except OSError as exc:
-        raise SetupError(f"cannot read {str(path)!r}: {exc.strerror}") from exc
-    if not found:
-        raise SetupError(f"{str(path)!r} holds no requests")
-    return found
 
 
 @contextlib.contextmanager
@@ -137,40 +126,6 @@ def _replaced(path: Path) -> Iterator[TextIO]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-
-
-def _prepare(entry: Entry, tokenizer: Tokenizer, info: ModelInfo) -> Job | str:
-    """The entry as the engine takes it, or what is wrong with it."""
-    line = entry.request
-    if isinstance(line, str):
-        return line
-    try:
-        prompt_ids = _encode(line, tokenizer)
-    except ChatTemplateError as exc:
-        return f"messages: {exc}"
-    if not prompt_ids:
-        return "the prompt is empty"
-    ids = (*prompt_ids, *line.stop_token_ids, *line.logit_bias)
-    if (largest := max(ids)) >= info.vocab_size:
-        return f"token id {largest} is out of range; the vocabulary has {info.vocab_size}"
-    request = Request(
-        id=str(entry.number),
-        prompt_ids=tuple(prompt_ids),
-        sampling=line.sampling(seed=entry.number),
-        stopping=line.stopping(info.eos_token_ids),
-        arrival=time.monotonic(),
-    )
-    return Job(request, ResponseOptions(), tuple(line.stop))
-
-
-def _encode(line: Line, tokenizer: Tokenizer) -> list[int]:
-    if line.prompt_ids is not None:
-        return line.prompt_ids
-    if line.prompt is not None:
-        return tokenizer.encode(line.prompt)
-    if not tokenizer.has_chat_template:
-        raise ChatTemplateError("this model has no chat template; give prompt or prompt_ids")
-    return tokenizer.encode_chat([(m.role, m.content) for m in line.messages or ()])
 
 
 def _run_passes(
