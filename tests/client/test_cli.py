@@ -67,7 +67,12 @@ class TestTop:
 
     @pytest.mark.parametrize(
         ("name", "module", "extra"),
-        [("serve", "pydantic", "server"), ("batch", "pydantic", "server")],
+        [
+            ("serve", "pydantic", "server"),
+            ("batch", "pydantic", "server"),
+            ("baseline", "transformers", "server"),
+            ("bench", "rich", "all"),
+        ],
     )
     def test_a_missing_extra_is_one_line(self, name: str, module: str, extra: str) -> None:
         """Without the extra's packages the command says how to install them."""
