@@ -119,6 +119,18 @@ def test_ties_past_the_candidates_are_found(params: SamplingParams, expected: in
     assert kept(logits, params).isfinite().nonzero()[:, 0].tolist() == list(range(expected))
 
 
+def test_candidates_come_likeliest_first_and_equals_by_id() -> None:
+    """The order in which a draw runs through candidates does not depend on how they were found."""
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0)).round()
+    params = [SamplingParams(top_k=40, temperature=0.7)] * 3
+    few = select(logits, params, 64).ids
+    everything = select(logits, params, 5000).ids
+    for row, ids in zip(logits, few.tolist(), strict=True):
+        assert ids == sorted(ids, key=lambda token: (-row[token].item(), token))
+    for row, ids in zip(logits, everything.tolist(), strict=True):
+        assert ids == sorted(range(5000), key=lambda token: (-row[token].item(), token))
+
+
 def near_the_border(logits: Tensor, top_p: float) -> Tensor:
     """Ranks before which so nearly top_p lies that fp32 sums may fall on either side."""
     probabilities = logits.double().sort(descending=True).values.softmax(-1)

@@ -18,7 +18,7 @@ from .drawing import part_of, relative_probabilities, share_tensor, to_weights
 from .noise import SHARE_BITS
 
 _TOP_P_WIDTH = 256
-_GROWTH = 8
+_GROWTH = 16
 
 
 class Candidates(NamedTuple):
@@ -47,8 +47,7 @@ def select(logits: Tensor, params: Sequence[SamplingParams], width: int) -> Cand
     """Filters raw logits [R, V] of any float type; either all parameters have a top-k or none has."""
     vocab_size = logits.shape[-1]
     temperatures = temperature_tensor(params, logits.device)
-    # A positive temperature keeps the order, so the likeliest are found before it is applied to them alone.
-    values, ids = _ordered(*logits.topk(width), temperatures)
+    values, ids = _likeliest(logits, width, temperatures)
     relative, peaks = relative_probabilities(values)
     weights = to_weights(relative, vocab_size)
     if params[0].top_k:
@@ -80,11 +79,18 @@ def min_p_tensor(params: Sequence[SamplingParams], device: torch.device) -> Tens
     return torch.tensor([[p.min_p] for p in params], device=device)
 
 
-def _ordered(values: Tensor, ids: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
+def _likeliest(logits: Tensor, width: int, temperatures: Tensor) -> tuple[Tensor, Tensor]:
+    if width == logits.shape[-1]:
+        ordered = temper(logits, temperatures).sort(dim=-1, descending=True, stable=True)
+        return ordered.values, ordered.indices
+    # A positive temperature keeps the order, so the likeliest are found before it is applied to them alone. It may
+    # make equals of neighbours, though, hence the sorting after it.
+    values, ids = logits.topk(width, sorted=False)
     ids, by_id = ids.sort(-1)
-    tempered = temper(values.gather(-1, by_id), temperatures)
-    tempered, by_value = tempered.sort(dim=-1, descending=True, stable=True)
-    return tempered, ids.gather(-1, by_value)
+    ordered = temper(values.gather(-1, by_id), temperatures).sort(
+        dim=-1, descending=True, stable=True
+    )
+    return ordered.values, ids.gather(-1, ordered.indices)
 
 
 def _within_top_k(values: Tensor, params: Sequence[SamplingParams]) -> Tensor:
