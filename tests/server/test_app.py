@@ -123,6 +123,9 @@ async def test_health_tells_when_the_engine_is_dead(tokenizer: Tokenizer) -> Non
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await served.stub.Generate(pb.GenerateRequest(generation=generation()))
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert not await served.app.drain(
+                asyncio.Event()
+            )  # at once: there is nobody to wait for
     finally:
         threading.excepthook = hook
     assert [failure.exc_type for failure in failures] == [Deadly]

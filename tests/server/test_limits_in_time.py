@@ -41,6 +41,7 @@ async def test_deadline_while_decoding_frees_pages(tokenizer: Tokenizer) -> None
         error = await failure(unary(served, generation(max_tokens=ENDLESS), timeout=0.3))
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         load = await served.idle()
+        assert not served.in_flight
         assert 0 < load.output_tokens < ENDLESS
 
 

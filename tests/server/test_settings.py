@@ -42,6 +42,14 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     assert config.page_size == ServeConfig().page_size
 
 
+def test_none_in_the_file(tmp_path: Path) -> None:
+    """A file switches the metrics port off as the command line does."""
+    path = tmp_path / "paceline.toml"
+    path.write_text('metrics_port = "none"\nreflection = false\n')
+    config = read(["--config", str(path)])
+    assert (config.metrics_port, config.reflection) == (None, False)
+
+
 def test_file_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     """PACELINE_CONFIG stands for --config."""
     monkeypatch.setenv("PACELINE_CONFIG", str(file))

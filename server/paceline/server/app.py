@@ -149,7 +149,7 @@ class App:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(force.wait(), self._config.drain_delay_s)
         engine.drain()
-        clean = await self._wait_idle(engine, force)
+        clean = engine.healthy and await self._wait_idle(engine, force)
         if not clean:
             logger.warning("drain cut short: aborting what still runs")
         await self._stop_engine()

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
 
 from .errors import PacelineError
 from .job import Job
@@ -28,13 +29,20 @@ def fields(values: dict[str, object]) -> str:
     return " ".join(f"{key}={_value(value)}" for key, value in values.items())
 
 
+class Running(Protocol):
+    """A job on its way: how its completions ended, so far."""
+
+    @property
+    def finishes(self) -> list[Finish]: ...
+
+
 class RequestRecord:
     """Surrounds one request and logs its end, whichever way it comes; `answered` is told the status."""
 
     def __init__(self, rpc: str, peer: str, answered: Callable[[str], None]) -> None:
         self.status = "OK"
         self.job: Job | None = None
-        self.finishes: list[Finish] = []
+        self.running: Running | None = None
         self._rpc = rpc
         self._peer = peer
         self._answered = answered
@@ -59,10 +67,11 @@ class RequestRecord:
         if self.job is not None:
             values["id"] = self.job.request.id
             values["prompt_tokens"] = len(self.job.request.prompt_ids)
-        if self.finishes:
-            first = self.finishes[0].timings
-            values["finish"] = ",".join(finish.reason.value for finish in self.finishes)
-            values["output_tokens"] = sum(f.usage.completion_tokens for f in self.finishes)
+        finishes = [] if self.running is None else self.running.finishes
+        if finishes:
+            first = finishes[0].timings
+            values["finish"] = ",".join(finish.reason.value for finish in finishes)
+            values["output_tokens"] = sum(f.usage.completion_tokens for f in finishes)
             values["queue_ms"] = round(first.queue_s * 1e3, 1)
             values["ttft_ms"] = round(first.ttft_s * 1e3, 1)
         values["total_ms"] = round((time.monotonic() - self._begun) * 1e3, 1)

@@ -77,16 +77,16 @@ class GenerationService(rpc.GenerationServiceServicer):
             job = await self._job(request.generation, context)
             record.job = job
             with frontend.start(job) as generation:
+                record.running = generation
                 yield pb.GenerateStreamResponse(header=_header(job, frontend))
                 for delta in generation.echo():
                     yield convert.stream_message(delta, job, frontend.tokenizer)
                 async for deltas in generation:
-                    record.finishes = generation.finishes
                     messages = [
                         convert.stream_message(delta, job, frontend.tokenizer) for delta in deltas
                     ]
-                    if len(record.finishes) == job.request.n:
-                        messages[-1].summary.CopyFrom(_summary(record.finishes))
+                    if len(generation.finishes) == job.request.n:
+                        messages[-1].summary.CopyFrom(_summary(generation.finishes))
                     for message in messages:
                         yield message
 
@@ -184,12 +184,12 @@ class GenerationService(rpc.GenerationServiceServicer):
             job = await self._job(generation, context)
             record.job = job
             with frontend.start(job) as running:
+                record.running = running
                 deltas = running.echo()
                 async for ready in running:
                     deltas += ready
-                    record.finishes = running.finishes
             return convert.result_message(
-                deltas, record.finishes, job, frontend.model.name, frontend.tokenizer
+                deltas, running.finishes, job, frontend.model.name, frontend.tokenizer
             )
 
     async def _item(self, generation: pb.Generation, context: Context) -> pb.BatchItem:

@@ -93,8 +93,8 @@ def read_command(command: Command[Config], argv: Sequence[str]) -> Config:
     """The configuration of `command`. SetupError, in one line, where a value or its source is bad."""
     given = {k: v for k, v in vars(_parser(command).parse_args(argv)).items() if v is not None}
     path = given.pop("config", None) or os.environ.get(f"{_PREFIX}CONFIG")
-    given = {name: None if value == "none" else value for name, value in given.items()}
-    file = {} if path is None else _read_file(Path(path))
+    given = _with_none(given)
+    file = {} if path is None else _with_none(_read_file(Path(path)))
     # One file serves all commands: what only another one knows is left alone.
     foreign = ServeConfig.model_fields.keys() - command.config.model_fields.keys()
     file = {name: value for name, value in file.items() if name not in foreign}
@@ -103,6 +103,11 @@ def read_command(command: Command[Config], argv: Sequence[str]) -> Config:
     except ValidationError as exc:
         raise SetupError(_explain(exc, given, path)) from exc
     return command.config(**settings.model_dump())
+
+
+def _with_none(values: dict[str, Any]) -> dict[str, Any]:
+    """`none` switches off what has a default, on the command line as in the file, which has no word for it."""
+    return {name: None if value == "none" else value for name, value in values.items()}
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -133,6 +138,7 @@ def _explain(error: ValidationError, given: dict[str, Any], path: str | None) ->
 def _parser(command: Command[Any]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"paceline {command.name}",
+        usage=" ".join(["%(prog)s", *map(str.upper, command.positional), "[settings]"]),
         description=command.description,
         epilog="Every flag is also read from the environment (--max-batch-size from "
         f"{_PREFIX}MAX_BATCH_SIZE) and from the TOML file (max_batch_size = 16). "
