@@ -7,10 +7,14 @@ whatever came before, and a test against it could not fail.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from paceline.server.runner.dummy import byte_tokenizer
+from paceline.server.runner.quiet import quiet
 
 VOCAB_SIZE = 260
 BOS, EOS, PAD = 256, 257, 258
@@ -92,6 +96,15 @@ def tiny_model(
     ).eval()
     _randomise(model, torch.Generator().manual_seed(seed))
     return config, model
+
+
+def save_tiny_model(family: str, folder: Path, **overrides: Any) -> PreTrainedModel:
+    """Writes a tiny model with a tokenizer of bytes to `folder`, as `--model` takes it, and returns it."""
+    config, model = tiny_model(family, **overrides)
+    with quiet():
+        model.save_pretrained(folder)
+        byte_tokenizer(config).save_pretrained(folder)
+    return model
 
 
 def _randomise(model: PreTrainedModel, generator: torch.Generator) -> None:
