@@ -108,9 +108,12 @@ def generation(prompt: str = "one two", max_tokens: int = 8, **fields: Any) -> p
 
 
 def main() -> int:
-    """Serves a slow endless model as a process; `STEP_S` sets its pace, the rest are `serve`'s flags."""
+    """Serves a slow endless model as a process, with `serve`'s flags.
+
+    `STEP_S` in the environment is the seconds of a step, `LOAD_S` those of loading.
+    """
     from paceline.server import logs
-    from paceline.server.serve import serve
+    from paceline.server.serve import run
     from paceline.server.settings import read
 
     tokenizer = Tokenizer(byte_level_tokenizer())
@@ -118,7 +121,12 @@ def main() -> int:
     runner = MockRunner(vocab_size=tokenizer.vocab_size, max_context_tokens=8000, on_step=on_step)
     config = read(sys.argv[1:])
     logs.configure(config.log_level)
-    return asyncio.run(serve(config, lambda _: Loaded(runner, tokenizer)))
+
+    def load(_: ServeConfig) -> Loaded:
+        time.sleep(float(os.environ.get("LOAD_S", "0")))
+        return Loaded(runner, tokenizer)
+
+    return run(config, load)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,27 @@ def test_idle_server_stops_at_once(start: Callable[..., Process]) -> None:
     assert "secret" not in errors
 
 
+def test_signal_while_loading_ends_at_once() -> None:
+    """Nobody has to wait for a model that is not wanted any more."""
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM), "--port", "0", "--metrics-port", "none"],
+        env=os.environ | {"LOAD_S": "600"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        assert "loading the model" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert output == ""
+
+
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
     """`paceline serve` with flags that keep it from serving."""
     code = "import sys; from paceline.server.cli import main_serve; sys.exit(main_serve())"

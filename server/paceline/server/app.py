@@ -39,6 +39,7 @@ T = TypeVar("T")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
+LOADING_THREAD = "paceline-load"
 _MAX_REQUEST_BYTES = 4 * 1024 * 1024
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
@@ -282,5 +283,5 @@ async def _in_daemon_thread(work: Callable[[], T]) -> T:
         except BaseException as exc:
             future.set_exception(exc)
 
-    threading.Thread(target=run, name="paceline-load", daemon=True).start()
+    threading.Thread(target=run, name=LOADING_THREAD, daemon=True).start()
     return await asyncio.wrap_future(future)

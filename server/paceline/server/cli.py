@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
@@ -34,9 +33,9 @@ def _serve(argv: Sequence[str]) -> int:
 
     config = read(argv)
     logs.configure(config.log_level)
-    from .serve import serve
+    from .serve import run
 
-    return asyncio.run(serve(config))
+    return run(config)
 
 
 def _guarded(command: str, run: Callable[[], int]) -> int:

@@ -30,11 +30,6 @@ def public_error(error: Exception) -> PacelineError:
     return failure
 
 
-def status_name(error: PacelineError) -> str:
-    """The name of its gRPC status code; operators' errors are not meant for callers."""
-    return error.status
-
-
 async def abort(context: grpc.aio.ServicerContext[object, object], error: PacelineError) -> None:
     """Ends the call with the error's status, its details, and when to retry. Raises."""
     status = rpc_status.to_status(_status(error))

@@ -5,16 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine, Iterator
 
 from . import listen
-from .app import App, Loader, load_torch
+from .app import LOADING_THREAD, App, Loader, load_torch
 from .config import ServeConfig
 from .server_info import version
 
 logger = logging.getLogger(__name__)
+
+
+def run(config: ServeConfig, loader: Loader = load_torch) -> int:
+    """`serve` to its end, for a process that does nothing else. The same result and errors."""
+    code = asyncio.run(serve(config, loader))
+    if any(thread.name == LOADING_THREAD for thread in threading.enumerate()):
+        # Loading was given up but cannot be stopped, and torch aborts if the interpreter is taken from under it.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 async def serve(config: ServeConfig, loader: Loader = load_torch) -> int:
