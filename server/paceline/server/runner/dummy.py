@@ -117,14 +117,15 @@ def build(
 
 
 def byte_tokenizer(config: PreTrainedConfig) -> FastTokenizer:
-    """A tokenizer for a vocabulary nobody trained: text becomes its UTF-8 bytes.
+    """A tokenizer for a vocabulary nobody trained: text becomes its UTF-8 bytes, a byte's id is its value.
 
-    Ids beyond the bytes are never encoded to; they decode to their number, so that random output reads as text.
+    Special ids among the first 256 move the bytes after them up. Ids beyond the bytes are never encoded to;
+    they decode to their number, so that random output reads as text.
     """
     special = {name: _first(getattr(config, f"{name}_id", None)) for name in _SPECIAL}
     taken = {token: f"<|{name}|>" for name, token in special.items() if token is not None}
     free = [token for token in range(config.vocab_size) if token not in taken]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    alphabet = _byte_characters()
     if len(free) < len(alphabet):
         raise SetupError(f"a vocabulary of {config.vocab_size} is too small for the 256 bytes")
     vocabulary = dict(zip(alphabet, free, strict=False))
@@ -136,6 +137,13 @@ def byte_tokenizer(config: PreTrainedConfig) -> FastTokenizer:
     backend.add_special_tokens([AddedToken(text, special=True) for text in taken.values()])
     named = {name: taken[token] for name, token in special.items() if token is not None}
     return FastTokenizer(tokenizer_object=backend, clean_up_tokenization_spaces=False, **named)
+
+
+def _byte_characters() -> list[str]:
+    """How byte-level tokenizers write each byte: as its Latin-1 character where that shows, else from U+0100 on."""
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in shown else next(others)) for byte in range(256)]
 
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token")
