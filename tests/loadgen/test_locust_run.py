@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from loadgen.conftest import Run, RunLocust, ScriptedServer
+from loadgen.conftest import Run, RunLocust, ScriptedServer, quiet_environment
+from paceline.loadgen.command import command_line
 from paceline.loadgen.options import LoadOptions
+from paceline.loadgen.recorder import read_requests
 from paceline.loadgen.statistics import group_levels, summarise_level
 from paceline.loadgen.window import in_flight_steps
 
@@ -194,3 +198,22 @@ def test_dead_server(run_locust: RunLocust, tmp_path: Path, free_port: int) -> N
     assert {r.status for r in run.records} == {"UNAVAILABLE"}
     assert run.failures == run.requests == len(run.records) <= 20
     assert f"is a server running at {options.target}?" in run.log
+
+
+def test_terminated_run_keeps_its_records(server: ScriptedServer, tmp_path: Path) -> None:
+    """SIGTERM in mid-stream ends the run at once: streams cut, records written, nothing failed."""
+    out = tmp_path / "out"
+    endless = LoadOptions(target=server.target, workload="fixed:20:100000", out=str(out))
+    command = [*command_line(endless, users=4), "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=quiet_environment()
+    ) as process:
+        deadline = time.monotonic() + 20
+        while server.load().running < 4:
+            assert time.monotonic() < deadline and process.poll() is None
+        process.terminate()
+        printed, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert json.loads(printed) == []
+    _, records = read_requests(out)
+    assert [(r.status, r.cut) for r in records] == [("CANCELLED", True)] * 4
