@@ -39,12 +39,14 @@ def write_prompts(options: BenchOptions, plan: Plan, path: Path) -> dict[str, An
 class BaselineRun:
     """Runs the baselines until they are done or their time is over; `points` holds what came, with its moments."""
 
-    def __init__(self, options: BenchOptions, plan: Plan, prompts: Path, folder: Path) -> None:
+    def __init__(
+        self, options: BenchOptions, plan: Plan, prompts: Path, folder: Path, *, limit_s: float
+    ) -> None:
         self.points: list[dict[str, Any]] = []
         self.moments_s: list[float] = []
         self.started_s = 0.0
         self.note: str | None = None
-        self._limit_s = plan.baseline_s * 1.5
+        self._limit_s = limit_s
         self._output = folder / "baselines.jsonl"
         self._log = folder / "baselines.log"
         self._command = baseline_command(options, plan, prompts)

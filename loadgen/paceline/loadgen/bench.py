@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paceline.loadgen.baseline_runs import BaselineRun, write_prompts
-from paceline.loadgen.bench_options import BenchOptions, Plan
+from paceline.loadgen.bench_options import BenchOptions, Plan, make_plan
 from paceline.loadgen.children import Child
 from paceline.loadgen.environment import environment
 from paceline.loadgen.probe import NotServing, Probe
@@ -21,7 +21,7 @@ from paceline.loadgen.summary import ModeRun, RunData, build_summary
 from paceline.loadgen.sweep import Sweep, SweepFailed, read_all
 from paceline.loadgen.systems import BASELINES, system
 
-SHARED_PLACEMENT = "load generator and server share this machine"
+MIN_BASELINE_S = 20.0
 
 
 class Bench:
@@ -71,7 +71,9 @@ class Bench:
         if self.options.baselines:
             self.progress.plan(BASELINES[0], (1,))
             self.progress.plan(BASELINES[1], self.plan.baseline_sizes)
-        for mode in modes:
+        for at, mode in enumerate(modes):
+            spent = self.progress.elapsed_s
+            self.plan = make_plan(self.options, spent_s=spent, modes_left=len(modes) - at)
             self._measure_mode(mode)
         if self.options.baselines:
             self._measure_baselines()
@@ -159,7 +161,11 @@ class Bench:
 
     def _measure_baselines(self) -> None:
         self.progress.say("running the transformers baselines on the same prompts")
-        baseline = BaselineRun(self.options, self.plan, self._prompts, self.folder.raw)
+        left = self.options.budget_s - self.progress.elapsed_s
+        limit = max(MIN_BASELINE_S, min(left, self.plan.baseline_s * 1.5))
+        baseline = BaselineRun(
+            self.options, self.plan, self._prompts, self.folder.raw, limit_s=limit
+        )
         try:
             baseline.run(self.progress)
         finally:

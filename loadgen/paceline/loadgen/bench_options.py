@@ -67,12 +67,17 @@ class Plan:
         return self.baseline_s + modes * per_mode + REPORT_S
 
 
-def make_plan(options: BenchOptions) -> Plan:
-    """Shares `budget_s` out: a fixed part to baselines, the rest evenly to every level of every mode."""
-    modes = 1 if options.target else len(options.modes)
+def make_plan(
+    options: BenchOptions, *, spent_s: float = 0.0, modes_left: int | None = None
+) -> Plan:
+    """Shares `budget_s` out: a fixed part to baselines, what is left evenly to every level of every mode.
+
+    Made anew before each mode: what slow starts took is given back by the levels that follow.
+    """
+    modes = modes_left or (1 if options.target else len(options.modes))
     own_starts = 0.0 if options.target else modes * START_S
     baseline_s = BASELINE_SHARE * options.budget_s if options.baselines else 0.0
-    left = options.budget_s - own_starts - baseline_s - REPORT_S
+    left = options.budget_s - spent_s - own_starts - baseline_s - REPORT_S
     level_s = max(MIN_LEVEL_S, left / (modes * len(options.concurrency)))
     drain_s = DRAIN_SHARE * level_s
     return Plan(

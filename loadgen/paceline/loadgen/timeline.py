@@ -57,10 +57,10 @@ def occupancy(samples: Sequence[Sample], records: Sequence[Record]) -> dict[str,
 
 
 def _rows(samples: Sequence[Sample]) -> tuple[list[int], list[int]]:
-    """Rows of the latest step, at work and padded; zero where no step ran since the sample before."""
+    """Rows of the latest step, at work and padded; zero where nothing runs and no step ran since the sample before."""
     rows, padded, steps = [], [], -1
     for sample in samples:
-        worked = sample["steps"] != steps
+        worked = sample["steps"] != steps or sample["running"] > 0
         steps = sample["steps"]
         rows.append(sample["step_rows"] if worked else 0)
         padded.append(max(sample["step_padded_rows"], sample["step_rows"]) if worked else 0)
@@ -82,15 +82,19 @@ def lanes(modes: Mapping[str, Sequence[Record]], level: int) -> dict[str, Any]:
 
 
 def _spans(records: Sequence[Record], level: int) -> list[Span]:
-    """(begin, end, words) of every finished request of the level, by begin."""
+    """(begin, end, words) of every request of the level that had a token, by begin.
+
+    One that was cut never got the server's timings: its bar begins with its first token.
+    """
     spans = []
     for record in records:
-        if record.level != level or record.server is None:
+        if record.level != level or not record.stamps_us:
             continue
-        queue_s = record.server.queue_ms / 1e3
-        begin = record.t_send + queue_s
-        end = max(begin, record.arrivals_s[-1] if record.stamps_us else record.t_end)
-        tokens = f"{record.prompt_tokens} prompt + {record.output_tokens} output tokens"
+        ttft_s = record.stamps_us[0] / 1e6
+        queue_s = record.server.queue_ms / 1e3 if record.server else ttft_s
+        begin, last = record.t_send + queue_s, record.arrivals_s[-1]
+        end = max(begin, record.t_end if record.cut else last)
+        tokens = f"{record.prompt_tokens} prompt + {record.counted_tokens} output tokens"
         words = f"{tokens}\nwaited {queue_s:.2f} s, served in {end - begin:.2f} s"
         spans.append((begin, end, words))
     return sorted(spans)

@@ -11,6 +11,7 @@ from paceline.loadgen.wording import listing, percent, rate, ratio
 Summary = Mapping[str, Any]
 NEAR_PEAK = 0.9
 BUSY = 0.9
+FEW = 10  # requests behind a median
 CLIENT_FULL_PCT = 85.0
 WORDS = {
     "sequential": "one request at a time",
@@ -75,7 +76,10 @@ def verdicts(summary: Summary) -> dict[str, Any]:
 
 def _reference(summary: Summary, hero: str | None, modes: list[str]) -> int | None:
     """The highest concurrency of the hero's at which most of the other modes were measured too."""
-    sizes = {mode: {one["target"]["value"] for one in levels_of(summary, mode)} for mode in modes}
+    sizes = {
+        mode: {one["target"]["value"] for one in levels_of(summary, mode) if tokens_per_second(one)}
+        for mode in modes
+    }
     own = sizes.get(hero or "", set())
     return max(
         own, key=lambda size: (sum(size in other for other in sizes.values()), size), default=None
@@ -189,6 +193,10 @@ def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
     if weak:
         names = [f"{system(one['mode']).short} at {one['target']['value']}" for one in weak]
         flags.append(_flag("warn", f"Not steady: {listing(names)}"))
+    few = [one for one in summary["levels"] if one["counts"]["in_latencies"] < FEW]
+    if few:
+        names = [f"{system(one['mode']).short} at {one['target']['value']}" for one in few]
+        flags.append(_flag("note", f"Latencies of fewer than {FEW} requests: {listing(names)}"))
     flags += _integrity_flags(summary)
     flags.append(_limit_flag(found["limit"]))
     if not weak and summary["levels"]:

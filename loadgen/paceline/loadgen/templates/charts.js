@@ -22,7 +22,7 @@ function html(parent, tag, attributes = {}, text) {
 const FORMATS = {
   count: v => v >= 10000 ? `${Math.round(v / 1000)}k` : String(Math.round(v * 10) / 10),
   ms: v => v >= 10000 ? `${Math.round(v / 1000)} s` : v >= 1000 ? `${+(v / 1000).toFixed(1)} s` : v >= 10 ? `${Math.round(v)} ms` : `${+v.toFixed(1)} ms`,
-  s: v => `${+v.toFixed(v < 10 ? 1 : 0)} s`,
+  s: v => `${+v.toFixed(1)} s`,
   percent: v => `${Math.round(v * 100)} %`,
 };
 
@@ -255,7 +255,7 @@ function drawOccupancy(plot, spec, hidden) {
   panels.forEach((panel, i) => {
     const top = 22 + i * (each + gap), box = {left, right, top, bottom: top + each};
     const y = axis({scale: "linear", max: most * 1.04}, [most], box.bottom, box.top, 3);
-    for (const tick of most > 1 ? [0, most / 2, most] : [0, 1]) {
+    for (const tick of most > 1 ? [0, Math.round(most / 2), most] : [0, 1]) {
       node(svg, "line", {class: "grid", x1: left, x2: right, y1: y.at(tick), y2: y.at(tick)});
       node(svg, "text", {class: "axis", x: left - 8, y: y.at(tick) + 4, "text-anchor": "end"}, y.format(tick));
     }
