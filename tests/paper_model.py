@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from paceline.server.mock import next_token
+from paceline.server.request import Request, SamplingParams, StoppingParams
 from paceline.server.sequence import Sequence
 from paceline.server.step import Sample, Step
 
@@ -47,9 +48,8 @@ class PaperModel:
 def expected_tokens(prompt: Seq[int], count: int) -> tuple[int, ...]:
     """What a prompt is continued with, computed alone."""
 
-    class Alone:
-        tokens = list(prompt)
-
+    request = Request("alone", tuple(prompt), SamplingParams(), StoppingParams(count), 0.0)
+    alone = Sequence(request, 0, 0)
     for _ in range(count):
-        Alone.tokens.append(next_token(Alone, VOCAB_SIZE))  # type: ignore[arg-type]
-    return tuple(Alone.tokens[len(prompt) :])
+        alone.append(next_token(alone, VOCAB_SIZE), 0.0)
+    return tuple(alone.tokens[len(prompt) :])

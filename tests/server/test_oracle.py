@@ -32,7 +32,7 @@ Work = list[tuple[list[int], int]]  # prompts and output lengths
 
 
 @cache
-def loaded(family: str, device: str = "cpu") -> LoadedModel:
+def loaded(family: str, device: str) -> LoadedModel:
     """A tiny model that computes with our attention; `generate()` works on it no longer."""
     torch.set_num_threads(1)
     config, model = tiny_model(family)
@@ -133,7 +133,7 @@ def test_a_row_of_not_a_number_harms_nobody() -> None:
     poison = 255
     clean = [(p, n, r) for (p, n), r in zip(work, references("llama"), strict=True)]
     clean = [(p, n, r) for p, n, r in clean if poison not in p and poison not in r][:6]
-    weights = loaded("llama").model.get_parameter("model.embed_tokens.weight")
+    weights = loaded("llama", "cpu").model.get_parameter("model.embed_tokens.weight")
     saved = weights[poison].clone()
     ends: dict[str, Output] = {}
     try:

@@ -27,18 +27,12 @@ class EngineConfig(BaseModel):
     max_wait_ms: float = Field(
         50.0, ge=0, le=60_000, description="how long static and dynamic wait for more"
     )
-    max_step_tokens: int = Field(
-        512, ge=16, description="tokens a step may compute (the budget)"
-    )
-    max_queue_requests: int = Field(
-        1024, ge=1, description="waiting requests before refusing"
-    )
+    max_step_tokens: int = Field(512, ge=16, description="tokens a step may compute (the budget)")
+    max_queue_requests: int = Field(1024, ge=1, description="waiting requests before refusing")
     max_queue_tokens: int = Field(
         262_144, ge=1, description="waiting prompt tokens before refusing"
     )
-    page_size: int = Field(
-        16, ge=1, le=1024, description="tokens of keys and values in a page"
-    )
+    page_size: int = Field(16, ge=1, le=1024, description="tokens of keys and values in a page")
     prefix_cache: bool = Field(True, description="reuse pages of equal prefixes")
 
 
@@ -59,24 +53,18 @@ class ModelConfig(BaseModel):
         None,
         description="random weights of a shape (gpt2, smollm2-135m, llama-1b, llama-8b, config.json)",
     )
-    max_context_tokens: int | None = Field(
-        None, ge=16, description="unset: the model's own limit"
-    )
+    max_context_tokens: int | None = Field(None, ge=16, description="unset: the model's own limit")
     kv_cache_mib: int | None = Field(
         None, ge=1, description="memory for pages; unset: from what is free"
     )
-    num_threads: int | None = Field(
-        None, ge=1, description="CPU threads; unset: physical cores"
-    )
+    num_threads: int | None = Field(None, ge=1, description="CPU threads; unset: physical cores")
 
 
 class ServeConfig(EngineConfig, ModelConfig):
     """Everything `paceline serve` takes."""
 
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(
-        50051, ge=0, le=65535, description="gRPC port; 0 picks a free one"
-    )
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     insecure: bool = Field(
         False, description="allow an address other machines can reach, without encryption"
     )
@@ -89,15 +77,11 @@ class ServeConfig(EngineConfig, ModelConfig):
     default_max_tokens: int = Field(
         256, ge=1, description="max_tokens where a request does not say"
     )
-    drain_timeout_s: float = Field(
-        30.0, ge=0, description="how long SIGTERM lets requests finish"
-    )
+    drain_timeout_s: float = Field(30.0, ge=0, description="how long SIGTERM lets requests finish")
     drain_delay_s: float = Field(
         0.0,
         ge=0,
         description="NOT_SERVING this long before refusing, for load balancers",
     )
     reflection: bool = Field(True, description="offer gRPC reflection")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="log level"
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")

@@ -74,9 +74,7 @@ class Request:
     stopping: StoppingParams
     arrival: float
     n: int = 1
-    logprobs: int | None = (
-        None  # alternatives per token; None: no log-probabilities at all
-    )
+    logprobs: int | None = None  # alternatives per token; None: no log-probabilities at all
     priority: int = 0  # smaller first
     deadline: float | None = None  # past it the request fails with DEADLINE_EXCEEDED
     time_limit: float | None = None  # past it the completion ends with TIME_LIMIT
