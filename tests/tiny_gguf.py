@@ -24,8 +24,8 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# Printable ASCII, where an id is its character's code less 33, and one merge.
-_TOKENS = [*(chr(code) for code in range(33, 127)), "ab"]
+# Printable ASCII, where an id is its character's code less 33, and two merges.
+_TOKENS = [*(chr(code) for code in range(33, 127)), "ab", "bc"]
 
 
 def write_gguf(path: Path, *, quantized: bool) -> PreTrainedModel:
@@ -54,7 +54,7 @@ def write_gguf(path: Path, *, quantized: bool) -> PreTrainedModel:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(_TOKENS)
     writer.add_token_types([1] * len(_TOKENS))
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "b c"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     for ours, theirs in _names(config.num_hidden_layers):

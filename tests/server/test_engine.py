@@ -217,6 +217,29 @@ def test_stop_ends_what_runs_and_what_waits() -> None:
     assert reasons(outputs) == {"running": FinishReason.ABORTED, "waiting": FinishReason.ABORTED}
 
 
+def test_a_fault_of_the_engine_itself_ends_everything() -> None:
+    """When the loop breaks outside a step, nobody is left waiting and new requests are refused."""
+    outputs: list[Output] = []
+
+    def break_once(delivered: list[Output]) -> None:
+        outputs.extend(delivered)
+        if len(outputs) == 1:
+            raise RuntimeError("secret detail")
+
+    engine = Engine(MockRunner(vocab_size=100), EngineConfig(page_size=4), break_once)
+    engine.start()
+    engine.submit(request("r", 9))
+
+    assert engine.wait_idle(PATIENCE_S)
+
+    end = outputs[-1].finish
+    assert end is not None
+    assert isinstance(end.error, EngineFailure)
+    with pytest.raises(Unavailable):
+        engine.submit(request("too late"))
+    engine.stop()
+
+
 def test_outputs_come_in_one_hand_off_per_step() -> None:
     """All rows of a step are delivered together."""
     deliveries: list[list[Output]] = []

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .config import EngineConfig
-from .errors import EngineFailure, InvalidRequest, QueueFull, Unavailable, Violation
+from .door import Door
+from .errors import EngineFailure, InvalidRequest, Unavailable, Violation
 from .pages import PagePool
 from .rectangles import Buckets
 from .request import FinishReason, Load, ModelInfo, Output, Request
 from .scheduler import Scheduler
-from .sequence import Sequence
 from .step import Sample, Step
 
 logger = logging.getLogger(__name__)
@@ -65,37 +65,6 @@ class Stop:
 Message = Submit | Cancel | Stop
 
 
-class Door:
-    """Counts what waits, so that `submit` can refuse at once. The only state two threads share."""
-
-    def __init__(self, max_requests: int, max_tokens: int) -> None:
-        self._max_requests = max_requests
-        self._max_tokens = max_tokens
-        self._lock = threading.Lock()
-        self._requests = 0
-        self._tokens = 0
-        self.rejected = 0
-
-    def enter(self, requests: int, tokens: int) -> None:
-        """Lets waiting requests in, or raises QueueFull."""
-        with self._lock:
-            if self._requests + requests > self._max_requests:
-                self._refuse(f"{self._requests} requests are waiting already")
-            if self._tokens + tokens > self._max_tokens:
-                self._refuse(f"{self._tokens} prompt tokens are waiting already")
-            self._requests += requests
-            self._tokens += tokens
-
-    def leave(self, sequence: Sequence) -> None:
-        with self._lock:
-            self._requests -= 1
-            self._tokens -= sequence.num_prompt
-
-    def _refuse(self, message: str) -> None:
-        self.rejected += 1
-        raise QueueFull(message, retry_after_s=1.0)
-
-
 class Engine:
     """Runs requests in batches on a thread of its own.
 
@@ -131,6 +100,10 @@ class Engine:
         self._load = self._scheduler.load(clock())
         self._idle = threading.Event()
         self._idle.set()
+        # Held to put a request in the inbox, and to look whether there is none: no request can slip
+        # between the last look and the end.
+        self._entrance = threading.Lock()
+        self._closed = False
         self._draining = False
         self._stopping: FinishReason | None = None
 
@@ -157,10 +130,6 @@ class Engine:
             QueueFull: too much is waiting.
             Unavailable: the engine is draining or not running.
         """
-        if self._draining:
-            raise Unavailable("the server is shutting down")
-        if not self.healthy:
-            raise Unavailable("the engine is not running")
         if len(request.prompt_ids) >= self.max_context:
             raise InvalidRequest(
                 Violation(
@@ -169,9 +138,14 @@ class Engine:
                     f"the context holds {self.max_context}, output included",
                 )
             )
-        self._door.enter(request.n, request.n * len(request.prompt_ids))
-        self._idle.clear()
-        self._inbox.put(Submit(request))
+        with self._entrance:
+            if self._draining:
+                raise Unavailable("the server is shutting down")
+            if self._closed or not self.healthy:
+                raise Unavailable("the engine is not running")
+            self._door.enter(request.n, request.n * len(request.prompt_ids))
+            self._idle.clear()
+            self._inbox.put(Submit(request))
 
     def cancel(
         self,
@@ -208,12 +182,23 @@ class Engine:
         self._runner.close()
 
     def _run(self) -> None:
-        while self._stopping is None:
-            outputs = self._read_inbox()
-            outputs += self._scheduler.expire(self._clock())
-            outputs += self._step()
-            self._publish(outputs)
-        self._publish(self._scheduler.cancel_all(self._stopping, self._clock()))
+        error = None
+        try:
+            while self._stopping is None:
+                outputs = self._read_inbox()
+                outputs += self._scheduler.expire(self._clock())
+                outputs += self._step()
+                self._publish(outputs)
+        except Exception:
+            error = EngineFailure(uuid.uuid4().hex[:12])
+            logger.exception("the engine failed error_id=%s", error.error_id)
+            self._stopping = FinishReason.ERROR
+        with self._entrance:
+            self._closed = True
+        reason, last = self._stopping, []
+        while not self._inbox.empty():
+            last += self._handle(self._inbox.get())
+        self._publish(last + self._scheduler.cancel_all(reason, self._clock(), error))
 
     def _step(self) -> list[Output]:
         started = self._clock()
@@ -235,8 +220,9 @@ class Engine:
         self._load = replace(self._scheduler.load(self._clock()), step_s=self._step_s)
         if outputs:
             self._deliver(outputs)
-        if self._scheduler.idle and self._inbox.empty():
-            self._idle.set()
+        with self._entrance:
+            if self._scheduler.idle and self._inbox.empty():
+                self._idle.set()
 
     def _read_inbox(self) -> list[Output]:
         """Takes in every message that is there; waits for one when there is nothing to compute."""

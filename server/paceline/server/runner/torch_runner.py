@@ -100,8 +100,9 @@ class TorchRunner:
         ]
 
     def close(self) -> None:
-        """Gives the model's memory back."""
-        del self._model, self._cache
+        """Gives the model's memory back. A second call does nothing."""
+        self.__dict__.pop("_model", None)
+        self.__dict__.pop("_cache", None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
