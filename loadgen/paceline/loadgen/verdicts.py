@@ -176,7 +176,15 @@ def _explanation(summary: Summary, found: Mapping[str, Any]) -> str:
         text += (
             f" carried {waste[1][1]:.{int(waste[1][1] < 10)}f} and padded {percent(waste[1][0])}"
         )
+    if equal_lengths(summary):
+        text += ". All answers are equally long here, the one case in which static batching loses little"
     return f"{text}. Same model, same prompts, same machine."
+
+
+def equal_lengths(summary: Summary) -> bool:
+    """Whether every request asks for the same number of tokens."""
+    spread = summary["work"].get("max_tokens")
+    return bool(spread) and spread["min"] == spread["max"]
 
 
 def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -191,17 +199,23 @@ def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
     weak = [one for one in summary["levels"] if one["stable"]["verdict"] != "steady"]
     if weak:
-        names = [f"{system(one['mode']).short} at {one['target']['value']}" for one in weak]
-        flags.append(_flag("warn", f"Not steady: {listing(names)}"))
+        flags.append(_flag("warn", f"Not steady: {_where(weak, summary)}"))
     few = [one for one in summary["levels"] if one["counts"]["in_latencies"] < FEW]
     if few:
-        names = [f"{system(one['mode']).short} at {one['target']['value']}" for one in few]
-        flags.append(_flag("note", f"Latencies of fewer than {FEW} requests: {listing(names)}"))
+        text = f"Latencies of fewer than {FEW} requests: {_where(few, summary)}"
+        flags.append(_flag("note", text))
     flags += _integrity_flags(summary)
     flags.append(_limit_flag(found["limit"]))
     if not weak and summary["levels"]:
         flags.append(_flag("good", "Every level reached a steady state"))
     return flags
+
+
+def _where(levels: list[dict[str, Any]], summary: Summary) -> str:
+    """Names of a few levels, or how many they are."""
+    if len(levels) > 4:
+        return f"{len(levels)} of {len(summary['levels'])} levels"
+    return listing([f"{system(one['mode']).short} at {one['target']['value']}" for one in levels])
 
 
 def _integrity_flags(summary: Summary) -> list[dict[str, str]]:

@@ -38,11 +38,11 @@ function linearTicks(high, wanted) {
 }
 
 function logTicks(low, high, room) {
-  for (const steps of [[1, 2, 5], [1, 3], [1]]) {
+  for (const steps of [[1, 1.5, 2, 3, 4, 5, 7], [1, 2, 5], [1, 3], [1]]) {
     const ticks = [];
     for (let p = Math.floor(Math.log10(low)); p <= Math.ceil(Math.log10(high)); p++)
       for (const m of steps) { const v = m * 10 ** p; if (v >= low * 0.999 && v <= high * 1.001) ticks.push(v); }
-    if (ticks.length <= room || steps.length === 1) return ticks;
+    if (ticks.length <= (steps.length > 3 ? Math.min(room, 5) : room) || steps.length === 1) return ticks;
   }
 }
 
