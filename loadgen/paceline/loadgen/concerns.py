@@ -8,7 +8,7 @@ from typing import Any
 
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import tail
-from paceline.loadgen.verdicts import WORDS, level_at, levels_of, tokens_per_second
+from paceline.loadgen.verdicts import WORDS, equal_lengths, level_at, levels_of, tokens_per_second
 from paceline.loadgen.wording import listing, milliseconds, number, percent, rate, ratio
 
 Summary = Mapping[str, Any]
@@ -83,7 +83,12 @@ def _lengths(summary: Summary) -> str:
     spread = summary["work"].get("max_tokens") or {}
     reference = summary["verdicts"]["reference_concurrency"]
     text = ""
-    if spread:
+    if equal_lengths(summary):
+        text = (
+            f"All answers here are {spread['max']} tokens long, the kindest case for a batch that"
+        )
+        text += " waits for its longest row; other workloads are not so kind. "
+    elif spread:
         text = (
             f"Answers here are {spread['min']} to {spread['max']} tokens long, half of them under"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from paceline.loadgen import charts
 from paceline.loadgen.systems import system
@@ -108,6 +108,9 @@ def _scale_x(axes: Any, chart: Mapping[str, Any]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     elif scale == "log":
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        subs = (1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 5, 7)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=30))
         words = FuncFormatter(lambda value, _place: milliseconds(value))
         axes.xaxis.set_major_formatter(words)
         axes.xaxis.set_minor_formatter(NullFormatter())
