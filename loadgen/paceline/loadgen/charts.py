@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from paceline.loadgen import charts_of_time
+from paceline.loadgen.charts_of_time import Chart, Summary, legend
 from paceline.loadgen.systems import SYSTEMS, system
-from paceline.loadgen.tables import batch_lines, time_parts
+from paceline.loadgen.tables import batch_lines
 from paceline.loadgen.verdicts import level_at, levels_of, modes_of, tokens_per_second
 from paceline.loadgen.wording import milliseconds, percent, rate, seconds, upper
 
-Summary = Mapping[str, Any]
-Chart = dict[str, Any]
 LATENCIES = {
     "e2e_ms": ("End to end", "median end-to-end latency of a request"),
     "ttft_ms": ("First token (TTFT)", "median time to first token"),
     "tpot_ms": ("Per token (TPOT)", "median time per output token"),
 }
-PARTS = {"queue": "Queue", "prefill": "Prefill", "decode": "Decode", "network": "Network"}
 
 
 def charts(summary: Summary) -> dict[str, Chart]:
@@ -29,18 +28,12 @@ def charts(summary: Summary) -> dict[str, Chart]:
         "fig-scatter": scatter(summary),
         "fig-latency": latency(summary),
         "fig-padding": padding(summary),
-        "fig-occupancy": occupancy(summary),
-        "fig-lanes": lanes(summary),
-        "fig-where": where(summary),
-        "fig-gantt": gantt(summary),
+        "fig-occupancy": charts_of_time.occupancy(summary),
+        "fig-lanes": charts_of_time.lanes(summary),
+        "fig-where": charts_of_time.where(summary),
+        "fig-gantt": charts_of_time.gantt(summary),
     }
     return {key: chart for key, chart in made.items() if chart is not None}
-
-
-def _legend(keys: Sequence[str], *, short: bool = False) -> list[dict[str, str]]:
-    return [
-        {"key": key, "label": system(key).short if short else system(key).label} for key in keys
-    ]
 
 
 def _series(key: str, points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -81,7 +74,7 @@ def headline(summary: Summary) -> Chart | None:
             views.append({"name": name, "series": series, "x": x, "y": y})
     if not views:
         return None
-    return {"kind": "xy", "height": 430, "legend": _legend(modes_of(summary)), "views": views}
+    return {"kind": "xy", "height": 430, "legend": legend(modes_of(summary)), "views": views}
 
 
 def _against_latency(summary: Summary, mode: str, metric: str) -> list[dict[str, Any]]:
@@ -148,8 +141,8 @@ def scatter(summary: Summary) -> Chart | None:
 def _xy(series: list[dict[str, Any]], x: Chart, y: Chart) -> Chart | None:
     if not series:
         return None
-    legend = _legend([one["key"] for one in series], short=True)
-    return {"kind": "xy", "height": 360, "legend": legend, "series": series, "x": x, "y": y}
+    entries = legend([one["key"] for one in series], short=True)
+    return {"kind": "xy", "height": 360, "legend": entries, "series": series, "x": x, "y": y}
 
 
 def latency(summary: Summary) -> Chart | None:
@@ -172,7 +165,7 @@ def latency(summary: Summary) -> Chart | None:
             views.append({"name": name, "series": series, "x": x, "y": y})
     if not views:
         return None
-    return {"kind": "xy", "height": 400, "legend": _legend(modes_of(summary)), "views": views}
+    return {"kind": "xy", "height": 400, "legend": legend(modes_of(summary)), "views": views}
 
 
 def _bands(summary: Summary, mode: str, metric: str) -> list[dict[str, Any]]:
@@ -216,112 +209,3 @@ def padding(summary: Summary) -> Chart | None:
 def _waste_row(key: str, label: str, waste: float, tip: str) -> dict[str, Any]:
     parts = [{"key": key, "value": max(waste, 0.0)}]
     return {"key": key, "label": label, "parts": parts, "text": percent(waste), "tip": tip}
-
-
-def occupancy(summary: Summary) -> Chart | None:
-    """Rows at work and rows paid for along the run, one panel per mode, and the client's tokens/s below."""
-    panels = []
-    for mode in modes_of(summary):
-        line = summary["timeline"].get(mode)
-        if line is None:
-            continue
-        full = sum(line["rows"]) / max(1, sum(line["padded_rows"]))
-        panels.append(
-            {
-                "key": mode,
-                "label": system(mode).label,
-                "note": f"{percent(full)} of the rows paid for did work",
-                "short": percent(full),
-                "t": line["t_s"],
-                "rows": line["rows"],
-                "padded": line["padded_rows"],
-                "waiting": line["waiting"],
-                "rate_t": line["rate_t_s"],
-                "tok_s": line["client_tok_s"],
-                "levels": line["levels"],
-            }
-        )
-    if not panels:
-        return None
-    return {"kind": "occupancy", "panels": panels, "legend": _legend([p["key"] for p in panels])}
-
-
-def lanes(summary: Summary) -> Chart | None:
-    """Each request as a bar in the row that served it."""
-    panels = []
-    for mode in modes_of(summary):
-        drawn = summary["lanes"].get(mode)
-        if drawn is None:
-            continue
-        filled = percent(drawn["filled"])
-        panels.append(
-            {
-                "key": mode,
-                "label": system(mode).label,
-                "note": f"rows at work {filled} of the time",
-                "short": filled,
-                "seconds": drawn["seconds"],
-                "lanes": drawn["rows"],
-            }
-        )
-    if not panels:
-        return None
-    return {"kind": "lanes", "panels": panels, "legend": _legend([p["key"] for p in panels])}
-
-
-def where(summary: Summary) -> Chart | None:
-    """Mean time of a request by phase, stacked; a second view shows shares."""
-    entries = [
-        (mode, level, parts)
-        for mode in modes_of(summary)
-        for level in levels_of(summary, mode)
-        if (parts := time_parts(level))
-    ]
-    if not entries:
-        return None
-    legend = [{"key": key, "label": label} for key, label in PARTS.items()]
-    absolute: Chart = {"name": "Time", "rows": _where_rows(entries, shares=False)}
-    absolute["x"] = {"label": "mean time of a request", "format": "ms"}
-    shared: Chart = {"name": "Share", "rows": _where_rows(entries, shares=True)}
-    shared["x"] = {"label": "share of a request's time", "format": "percent", "max": 1}
-    return {"kind": "bars", "legend": legend, "views": [shared, absolute], "rowHeight": 20}
-
-
-def _where_rows(
-    entries: Sequence[tuple[str, Mapping[str, Any], dict[str, float]]], *, shares: bool
-) -> list[dict[str, Any]]:
-    rows = []
-    for mode, level, parts in entries:
-        total = sum(parts.values()) or 1.0
-        lines = [f"{PARTS[key]}: {milliseconds(value)}" for key, value in parts.items()]
-        size = level["target"]["value"]
-        rows.append(
-            {
-                "key": mode,
-                "group": mode,
-                "label": f"{system(mode).short} {size}",
-                "title": f"{system(mode).label}, {size} in flight",
-                "parts": [
-                    {"key": key, "value": value / total if shares else value}
-                    for key, value in parts.items()
-                ],
-                "text": milliseconds(total),
-                "tip": "\n".join(lines),
-            }
-        )
-    return rows
-
-
-def gantt(summary: Summary) -> Chart | None:
-    """One line per system, one bar per phase."""
-    lines = []
-    for key in dict.fromkeys(phase["lane"] for phase in summary["phases"]):
-        bars = [
-            phase | {"tip": f"{seconds(phase['start_s'])} to {seconds(phase['end_s'])}"}
-            for phase in summary["phases"]
-            if phase["lane"] == key
-        ]
-        lines.append(
-            {"key": key, "label": system(key).label, "short": system(key).short, "bars": bars}
-        )
-    return {"kind": "gantt", "lanes": lines} if lines else None
