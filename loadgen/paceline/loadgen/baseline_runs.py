@@ -107,7 +107,9 @@ def _phase(
 def baseline_command(options: BenchOptions, plan: Plan, prompts: Path) -> list[str]:
     """`paceline baseline` as a child of this very interpreter."""
     command = [sys.executable, "-m", "paceline.client.cli", "baseline", str(prompts)]
-    command += ["--batch-sizes", ",".join(map(str, plan.baseline_sizes))]
+    # Largest first: it is the quickest and says the most, should time run out.
+    sizes = sorted(plan.baseline_sizes, reverse=True)
+    command += ["--batch-sizes", ",".join(map(str, sizes))]
     each_s = plan.baseline_s / (1 + len(plan.baseline_sizes)) * LENIENCE
     return [*command, "--max-seconds", f"{each_s:.1f}", *options.model_arguments]
 

@@ -57,7 +57,7 @@ def build_summary(data: RunData) -> dict[str, Any]:
         "work": data.work,
         "systems": [_system(mode) for mode in data.modes],
         "levels": levels,
-        "baselines": [_baseline(point, data.work["output_tokens"]) for point in data.baselines],
+        "baselines": _baselines(data),
         "timeline": _timelines(data),
         "lanes": _lanes(data.modes),
         "phases": sorted(data.phases + _level_phases(data), key=lambda phase: phase["start_s"]),
@@ -123,6 +123,11 @@ def _client(samples: Sequence[Sample]) -> dict[str, Any]:
         sample["client_cpu_pct"] for sample in samples if sample.get("client_cpu_pct") is not None
     ]
     return {"cpu_pct": sum(seen) / len(seen) if seen else None}
+
+
+def _baselines(data: RunData) -> list[dict[str, Any]]:
+    ordered = sorted(data.baselines, key=lambda point: (point["system"], point["batch_size"]))
+    return [_baseline(point, data.work["output_tokens"]) for point in ordered]
 
 
 def _baseline(point: Mapping[str, Any], work_tokens: int) -> dict[str, Any]:
