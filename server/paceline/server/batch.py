@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -91,9 +92,8 @@ def run(options: BatchOptions, loader: Loader = load_torch) -> int:
     requests = read(options.input)
     with _replaced(options.output) as output:
         started = time.perf_counter()
-        ready = loader(options)
+        ready = _load(loader, options)
         kept = KeptRunner(ready.runner)
-        kept.warm_up()
         load_s = time.perf_counter() - started
         prepared = [prepare(entry, ready.tokenizer, ready.runner.info) for entry in requests]
         passes = _run_passes(options, kept, ready.tokenizer, prepared)
@@ -107,6 +107,12 @@ def run(options: BatchOptions, loader: Loader = load_torch) -> int:
     if failed:
         sys.stderr.write(f"paceline batch: {failed} of {len(results)} requests failed\n")
     return _INTERRUPTED if passes[-1].interrupted else int(failed > 0)
+
+
+def _load(loader: Loader, options: BatchOptions) -> Ready:
+    """Loads on a thread that ends, as only the engine's may keep OpenMP workers (see `engine.Runner`)."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(loader, options).result()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,7 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """Computes steps. Called on the engine's thread alone."""
+    """Computes steps. Called on the engine's thread alone.
+
+    That is more than order: OpenMP keeps a pool of workers for every thread that ever computed, and
+    once all pools together have more threads than the machine has processors, its workers sleep
+    between operators instead of spinning. A step then takes twice as long.
+    """
 
     info: ModelInfo
     num_pages: int  # the padding page included
@@ -95,6 +101,7 @@ class Engine:
         )
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="paceline-engine", daemon=True)
+        self._warm: Future[None] = Future()
         self._worked = False  # whether the latest plan found something to compute
         self._step_s = 0.0
         self._load = self._scheduler.load(clock())
@@ -118,9 +125,9 @@ class Engine:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Warms the runner up and starts the loop."""
-        self._runner.warm_up()
+        """Starts the loop; returns when the runner is warm. Raises what warming it up raised."""
         self._thread.start()
+        self._warm.result()
 
     def submit(self, request: Request) -> None:
         """Queues a request; its outputs go to `deliver`.
@@ -182,6 +189,15 @@ class Engine:
         self._runner.close()
 
     def _run(self) -> None:
+        try:
+            self._runner.warm_up()
+        except Exception as exc:
+            self._warm.set_exception(exc)
+            return
+        self._warm.set_result(None)
+        self._loop()
+
+    def _loop(self) -> None:
         error = None
         try:
             while self._stopping is None:
