@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from pydantic import Field
 
@@ -38,6 +38,10 @@ class BatchOptions(EngineConfig, ModelConfig):
 
     input: Path = Field(description="file of requests, one JSON object a line")
     output: Path = Field(description="file of results, one JSON object a line, in the same order")
+    order: Literal["longest-first", "given"] = Field(
+        "longest-first",
+        description="who starts first; results keep the file's order either way",
+    )
     repeat: int = Field(
         1, ge=1, description="measure so many passes, after one that is not counted if over 1"
     )
@@ -139,11 +143,12 @@ def _run_passes(
 ) -> list[Pass]:
     """The passes that count. An interrupted one is the last, whether it was to count or not."""
     jobs = [job for job in prepared if isinstance(job, Job)]
+    longest_first = options.order == "longest-first"
     unmeasured = int(options.warmup or options.repeat > 1)
     passes = []
     with _sigterm_as_interrupt():
         for number in range(unmeasured + options.repeat):
-            done = OfflineRun(runner, options, tokenizer).run(jobs)
+            done = OfflineRun(runner, options, tokenizer).run(jobs, longest_first)
             if done.interrupted:
                 return [done]
             if number >= unmeasured:
@@ -208,6 +213,7 @@ def _summary(
         "preemptions": load.preemptions,
         "mode": options.mode.value,
         "rows": options.max_batch_size,
+        "order": options.order,
         "model": info.name,
         "dtype": info.dtype,
         "device": info.device,

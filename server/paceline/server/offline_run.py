@@ -97,9 +97,16 @@ class OfflineRun:
         self._open: dict[str, _Open] = {}
         self._answers: dict[int, Answer] = {}
 
-    def run(self, jobs: Sequence[Job]) -> Pass:
-        """Runs all jobs. Ctrl-C ends it early: what runs is cut short, what waits is not run; nothing is lost."""
-        waiting = deque(enumerate(jobs))
+    def run(self, jobs: Sequence[Job], longest_first: bool = False) -> Pass:
+        """Runs all jobs. Ctrl-C ends it early: what runs is cut short, what waits is not run; nothing is lost.
+
+        Started longest first, a run does not end with a few long rows that the short ones left behind: the rule
+        of longest processing time, whose makespan is within 4/3 of the best (Graham, 1969).
+        """
+        order = list(enumerate(jobs))
+        if longest_first:
+            order.sort(key=lambda item: -item[1].request.stopping.max_tokens)
+        waiting = deque(order)
         interrupted = False
         self._engine.start()
         started = time.perf_counter()
