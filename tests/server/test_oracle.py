@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from paceline.server.config import EngineConfig, Mode, ModelConfig
+from paceline.server.errors import SetupError
 from paceline.server.pages import PagePool
 from paceline.server.request import (
     FinishReason,
@@ -20,7 +21,7 @@ from paceline.server.request import (
     StoppingParams,
 )
 from paceline.server.runner import attention
-from paceline.server.runner.loading import LoadedModel
+from paceline.server.runner.loading import LoadedModel, load
 from paceline.server.runner.torch_runner import TorchRunner
 from paceline.server.scheduler import Scheduler
 from tiny_models import EOS, FAMILIES, MAX_POSITIONS, greedy_reference, tiny_model
@@ -127,33 +128,85 @@ def test_tokens_equal_generate(family: str, mode: Mode, device: str) -> None:
 
 
 def test_a_row_of_not_a_number_harms_nobody() -> None:
-    """A request whose embedding is NaN fails; its neighbour, and who gets its pages, do not."""
+    """A request with a NaN embedding fails; who shares its prefix or gets its pages does not."""
     drive = Drive("llama", Mode.CONTINUOUS)
-    work = mixed_work()
     poison = 255
-    clean = [(p, n, r) for (p, n), r in zip(work, references("llama"), strict=True)]
-    clean = [(p, n, r) for p, n, r in clean if poison not in p and poison not in r][:6]
+    prefix = list(range(40, 60))  # five full pages
+    prompts = [[*prefix, *tail] for tail in ([1], [2, 3], [4] * 9)]
+    _, model = tiny_model("llama")
+    expected = [greedy_reference(model, prompt, 12) for prompt in prompts]
+    assert all(poison not in tokens for tokens in expected)
+    requests = [(str(i), prompt) for i, prompt in enumerate(prompts)]
+    requests.insert(1, ("bad", [*prefix, poison, 2]))
     weights = loaded("llama", "cpu").model.get_parameter("model.embed_tokens.weight")
     saved = weights[poison].clone()
+    weights[poison] = float("nan")
     ends: dict[str, Output] = {}
+
+    def step() -> None:
+        planned = drive.scheduler.plan(0.0)
+        assert planned is not None
+        samples = drive.runner.collect(drive.runner.launch(planned))
+        for output in drive.scheduler.apply(planned, samples, 0.0):
+            drive.tokens[output.request_id] += output.token_ids
+            if output.finish:
+                ends[output.request_id] = output
+
     try:
-        weights[poison] = float("nan")
-        drive.scheduler.add(Request("bad", (1, poison, 2), GREEDY, StoppingParams(3), 0.0))
-        for i, (prompt, length, _) in enumerate(clean):
-            request = Request(str(i), tuple(prompt), GREEDY, StoppingParams(length), 0.0)
-            drive.scheduler.add(request)
+        for id, prompt in requests:  # each joins while those before it run
+            drive.scheduler.add(Request(id, tuple(prompt), GREEDY, StoppingParams(12), 0.0))
+            step()
         while not drive.scheduler.idle:
-            step = drive.scheduler.plan(0.0)
-            assert step is not None
-            samples = drive.runner.collect(drive.runner.launch(step))
-            for output in drive.scheduler.apply(step, samples, 0.0):
-                drive.tokens[output.request_id] += output.token_ids
-                if output.finish:
-                    ends[output.request_id] = output
+            step()
     finally:
         weights[poison] = saved
 
     assert ends["bad"].finish is not None
     assert ends["bad"].finish.reason is FinishReason.ERROR
-    for i, (_, _, reference) in enumerate(clean):
-        assert drive.tokens[str(i)] == reference
+    assert ends["bad"].finish.usage.cached_tokens == len(prefix)
+    assert [drive.tokens[str(i)] for i in range(len(prompts))] == expected
+
+
+PROMPTS = (
+    "The three primary colours are",
+    "Once upon a time, in a small village by the sea,",
+    "def fibonacci(n):",
+    "Q: What is the capital of France?\nA:",
+    "Cyclists ride close behind one another because the one in front breaks the wind, and so",
+    "1, 2, 3, 4,",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [Mode.STATIC, Mode.CONTINUOUS])
+def test_the_embedded_model_equals_generate(mode: Mode) -> None:
+    """The real default model, batched on real prompts, says what it says one prompt at a time."""
+    plain, ours = embedded()
+    prompts = [plain.tokenizer.encode(prompt) for prompt in PROMPTS]
+    config = EngineConfig(mode=mode, max_batch_size=4, max_wait_ms=0, max_step_tokens=16)
+    runner = TorchRunner(ours, config, ModelConfig(kv_cache_mib=64))
+    pages = PagePool(runner.num_pages, config.page_size)
+    scheduler = Scheduler(config, pages, 512, runner.buckets)
+    got: defaultdict[str, list[int]] = defaultdict(list)
+    for i, prompt in enumerate(prompts):
+        stopping = StoppingParams(8 + 4 * i)
+        scheduler.add(Request(str(i), tuple(prompt), GREEDY, stopping, 0.0))
+    while (step := scheduler.plan(0.0)) is not None:
+        samples = runner.collect(runner.launch(step))
+        for output in scheduler.apply(step, samples, 0.0):
+            got[output.request_id] += output.token_ids
+
+    for i, prompt in enumerate(prompts):
+        assert got[str(i)] == greedy_reference(plain.model, list(prompt), 8 + 4 * i), PROMPTS[i]
+
+
+@cache
+def embedded() -> tuple[LoadedModel, LoadedModel]:
+    """The embedded model twice: as transformers computes it, and with our attention."""
+    config = ModelConfig(dtype="float32", device="cpu", num_threads=2)
+    try:
+        return load(config), load(config, attention.register())
+    except SetupError as exc:
+        if "no package index within reach" in str(exc):
+            pytest.skip(str(exc))
+        raise

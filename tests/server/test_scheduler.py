@@ -320,6 +320,18 @@ def test_time_limit_ends_with_what_there_is() -> None:
     assert all(o.finish.error is None for o in bench.outputs if o.finish)
 
 
+@pytest.mark.parametrize(("deadline", "time_limit"), [(5.0, 6.0), (6.0, 5.0)])
+def test_the_earlier_of_deadline_and_time_limit_wins(deadline: float, time_limit: float) -> None:
+    """Also where both have passed before anybody looked."""
+    bench = Bench(Mode.CONTINUOUS)
+    bench.scheduler.add(request("r", [3, 4], 30, deadline=deadline, time_limit=time_limit))
+
+    (output,) = bench.scheduler.expire(now=7.0)
+
+    assert output.finish is not None
+    assert isinstance(output.finish.error, DeadlineExceeded) == (deadline < time_limit)
+
+
 def test_context_limit_ends_a_sequence() -> None:
     """A sequence ends when prompt and output fill the context."""
     bench = Bench(Mode.CONTINUOUS, num_pages=6)  # five pages of two tokens
@@ -366,8 +378,8 @@ def test_a_row_without_finite_logits_fails_alone() -> None:
     assert bench.tokens["good", 0] == expected_tokens([5, 6], 3)
 
 
-def test_a_row_that_is_in_the_step_keeps_its_pages() -> None:
-    """When the last page went to a less urgent row of the same step, the one that asks waits."""
+def test_the_last_page_goes_to_the_most_urgent() -> None:
+    """For the last page the urgent row is asked first; the patient one, not yet planned, gives way."""
     bench = Bench(Mode.CONTINUOUS, num_pages=6)
     bench.scheduler.add(request("patient", [3, 4], 6, priority=1))
     bench.step()
@@ -378,4 +390,4 @@ def test_a_row_that_is_in_the_step_keeps_its_pages() -> None:
     assert bench.tokens["patient", 0] == expected_tokens([3, 4], 6)
     assert bench.tokens["urgent", 0] == expected_tokens([5, 6, 7], 5)
     preempted = {o.request_id: o.finish.timings.preemptions for o in bench.outputs if o.finish}
-    assert preempted == {"patient": 0, "urgent": 1}
+    assert preempted == {"patient": 1, "urgent": 0}

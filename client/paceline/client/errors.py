@@ -6,7 +6,7 @@ PacelineError
 ├── Unavailable           no server there, draining, or its engine is restarting
 ├── DeadlineExceeded      the deadline (`timeout_s`) passed
 ├── Cancelled             the call was cancelled
-├── Aborted               stopped by `abort` or by a drain that was cut short
+├── Aborted               gRPC's ABORTED, from something in between
 ├── FeatureUnavailable    this server was not loaded with what was asked for
 ├── Unauthenticated       no token, a wrong one, or no right to call
 ├── MessageTooLarge       request or answer over the limit on one message
@@ -76,7 +76,7 @@ class Cancelled(PacelineError):
 
 
 class Aborted(PacelineError):
-    """The server stopped this request: `abort` was called, or a drain was cut short."""
+    """ABORTED, from something in between: `abort` and a drain that is cut short give an answer."""
 
     code = "ABORTED"
 

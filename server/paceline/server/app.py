@@ -197,17 +197,22 @@ class App:
             self._hub.fail_all(Unavailable("the server is shutting down"))
 
     async def _wait_idle(self, engine: Engine, force: asyncio.Event) -> bool:
-        idle = asyncio.create_task(
-            asyncio.to_thread(engine.wait_idle, self._config.drain_timeout_s)
-        )
+        idle = asyncio.create_task(self._answered(engine))
         forced = asyncio.create_task(force.wait())
         done, _ = await asyncio.wait({idle, forced}, return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()
         if idle in done:
             return idle.result()
         await self._stop_engine()  # which makes the engine idle, and its waiter return
-        await idle
+        idle.cancel()
         return False
+
+    async def _answered(self, engine: Engine) -> bool:
+        """Waits until the engine is idle and every reader, slow ones too, has its answer."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._config.drain_timeout_s
+        idle = await asyncio.to_thread(engine.wait_idle, self._config.drain_timeout_s)
+        return idle and await self._guard.wait_idle(max(0.0, until - loop.time()))
 
     async def _watch(self, engine: Engine, hub: Hub) -> None:
         look = 0

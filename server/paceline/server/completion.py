@@ -56,7 +56,7 @@ class Completion:
         """The prompt as the beginning of the answer. Before the first `take`."""
         ids = self._job.request.prompt_ids
         text = self._text.prime(ids) if self._text is not None else ""
-        return Delta(self.index, 0, 0, ids, text)
+        return Delta(self.index, 0, 0, ids, text if self._job.response.text else "")
 
     def take(self, outputs: Sequence[Output]) -> Delta | None:
         """The delta of these outputs, in order; None if nothing came of them."""

@@ -102,7 +102,7 @@ def _make(folder: Path, convert: Convert, model: EmbeddedModel, report: Report) 
         report(f"Converting {model.name}; this happens once …")
         converted = partial / "model"
         converted.mkdir()
-        convert(gguf, converted)
+        _convert(convert, gguf, converted)
         gguf.unlink()  # not left behind if this process dies between the rename and the end
         _seal(converted, model)
         if folder.exists():
@@ -112,6 +112,14 @@ def _make(folder: Path, convert: Convert, model: EmbeddedModel, report: Report) 
         report(f"{model.name} is ready in {folder}")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _convert(convert: Convert, gguf: Path, folder: Path) -> None:
+    try:
+        convert(gguf, folder)
+    except (ImportError, ValueError, RuntimeError, KeyError) as exc:
+        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        raise SetupError(f"cannot convert the embedded model: {reason}; {_OTHERWISE}") from exc
 
 
 def _fetch(partial: Path, model: EmbeddedModel, report: Report) -> Path:

@@ -5,9 +5,7 @@ PacelineError
 ├── QueueFull             RESOURCE_EXHAUSTED, with a retry delay
 ├── Unavailable           UNAVAILABLE, with a retry delay (draining, engine restarting)
 ├── DeadlineExceeded      DEADLINE_EXCEEDED
-├── Aborted               ABORTED (by the Abort call or by a cut-short drain)
 ├── FeatureUnavailable    FAILED_PRECONDITION
-├── Unauthenticated       UNAUTHENTICATED
 ├── EngineFailure         INTERNAL, fixed text and an error id
 └── SetupError            never on the wire: one line for the operator, exit code 2
 """
@@ -68,22 +66,10 @@ class DeadlineExceeded(PacelineError):
     status = "DEADLINE_EXCEEDED"
 
 
-class Aborted(PacelineError):
-    """Stopped by the Abort call or by a drain that was cut short."""
-
-    status = "ABORTED"
-
-
 class FeatureUnavailable(PacelineError):
     """Asked for something this server was not loaded with."""
 
     status = "FAILED_PRECONDITION"
-
-
-class Unauthenticated(PacelineError):
-    """No token, or a wrong one."""
-
-    status = "UNAUTHENTICATED"
 
 
 class EngineFailure(PacelineError):

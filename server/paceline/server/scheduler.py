@@ -28,9 +28,6 @@ class _Plan:
     prefill: list[Row] = field(default_factory=list)
     decode: list[Row] = field(default_factory=list)
 
-    def holds(self, sequence: Sequence) -> bool:
-        return any(row.sequence is sequence for row in (*self.decode, *self.prefill))
-
 
 class Scheduler:
     """Owns every sequence and every page. Call order: `expire`, `plan`, run the step, `apply`.
@@ -102,9 +99,8 @@ class Scheduler:
         late = [s for s in self._all() if now >= s.expires]
         outputs = []
         for sequence in late:
-            deadline = sequence.request.deadline
-            missed = deadline is not None and now >= deadline
-            error = DeadlineExceeded("deadline exceeded") if missed else None
+            at_deadline = sequence.request.deadline == sequence.expires  # the earlier limit wins
+            error = DeadlineExceeded("deadline exceeded") if at_deadline else None
             outputs.append(self._end(sequence, FinishReason.TIME_LIMIT, now, error))
         return outputs
 
@@ -125,7 +121,7 @@ class Scheduler:
         plan = _Plan(self._budget)
         decoding: list[Sequence] = []
         prefilling: list[Sequence] = []
-        for sequence in self._running:
+        for sequence in sorted(self._running, key=place):
             (prefilling if sequence.prefilling else decoding).append(sequence)
         if self._policy.lockstep and prefilling:
             self._prefill(prefilling, plan, max(1, plan.budget // len(prefilling)))
@@ -220,7 +216,7 @@ class Scheduler:
     def _add_row(self, sequence: Sequence, plan: _Plan, rows: list[Row], width: int) -> None:
         start, known = sequence.num_computed, len(sequence.tokens)
         end = min(known, start + width)
-        if not self._grow(sequence, end, plan):
+        if not self._grow(sequence, end):
             return
         self._residency.register(sequence, end)
         pages = self._residency.first_pages(sequence, end)
@@ -228,12 +224,12 @@ class Scheduler:
         rows.append(Row(sequence, start, end, tokens, pages, end == known))
         plan.budget -= end - start
 
-    def _grow(self, sequence: Sequence, tokens: int, plan: _Plan) -> bool:
+    def _grow(self, sequence: Sequence, tokens: int) -> bool:
         """Makes room for `tokens` tokens; if there is none, whoever is last in line gives up its own."""
         while self._residency.lacks(sequence, tokens):
+            # Only decoding rows grow, and they are planned in the order of their place: whoever comes
+            # last of all has no row in this step yet.
             victim = max(self._running, key=place)
-            if plan.holds(victim):  # its row is in the step already, so the one that asks waits
-                victim = sequence
             self._preempt(victim)
             if victim is sequence:
                 return False
@@ -260,7 +256,9 @@ class Scheduler:
 
     def _take(self, sequence: Sequence, sample: Sample, now: float) -> Output:
         if sample.token < 0:
-            error = EngineFailure("non-finite-logits")
+            # Its pages may be shared, and hold what nobody must read again.
+            self._pages.forget_all()
+            error = EngineFailure(f"non-finite-logits-{sequence.request.id}-{sequence.index}")
             return self._end(sequence, FinishReason.ERROR, now, error)
         if sequence.first_token is None:
             self._counters.cached_tokens += sequence.cached_tokens

@@ -63,11 +63,14 @@ class KVCache:
         both = out.view(2, rows, self.shape.num_kv_heads, -1, self.shape.head_dim)
         return both[0], both[1]
 
-    def clear(self, pages: Sequence[int]) -> None:
-        """Zeroes pages whose content is not finite, before anybody else gets them."""
+    def heal(self, pages: Sequence[int]) -> None:
+        """Zeroes what is not finite in these pages, before anybody else gets them.
+
+        The rest stays: a page may hold a prefix that others are using.
+        """
         index = torch.tensor(pages, device=self._scratch.device)
         for layer in self._layers:
-            layer.index_fill_(1, index, 0)
+            layer[:, index] = torch.nan_to_num(layer[:, index], 0.0, 0.0, 0.0)
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -42,10 +42,14 @@ def pack_linear_layers(model: nn.Module) -> int:
         for name, child in parent.named_children()
         if isinstance(child, nn.Linear | Conv1D) and child.weight.dtype == torch.bfloat16
     ]
-    for parent, name, child in found:
-        weight = child.weight.t() if isinstance(child, Conv1D) else child.weight
-        bias: Tensor | None = child.bias
-        setattr(parent, name, PackedLinear(weight.detach(), bias))
+    try:
+        for parent, name, child in found:
+            weight = child.weight.t() if isinstance(child, Conv1D) else child.weight
+            bias: Tensor | None = child.bias
+            setattr(parent, name, PackedLinear(weight.detach(), bias))
+    except RuntimeError as exc:
+        logger.info("this processor has no oneDNN kernels for bfloat16: %s", exc)
+        return 0
     _detach_from_file(model)
     return len(found)
 

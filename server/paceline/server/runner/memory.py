@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
+import psutil
 import torch
 
 from ..config import ModelConfig
 from ..errors import SetupError
 
 MIB = 2**20
+_CGROUP = Path("/sys/fs/cgroup")
 # On a host shared with other work, a modest fixed pool: 16,000 tokens of SmolLM2-135M.
 CPU_POOL_BYTES = 384 * MIB
 CPU_FREE_SHARE = 0.25
@@ -39,4 +41,11 @@ def pages_that_fit(page_bytes: int, device: torch.device, config: ModelConfig) -
 
 
 def _free_host_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Memory this process may still take: what the machine can free, within its container's limit."""
+    available = psutil.virtual_memory().available
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return available
+    return min(available, max(0, limit - used))

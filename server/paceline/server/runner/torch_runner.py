@@ -65,7 +65,8 @@ class TorchRunner:
         bound = self._engine.max_batch_size
         for rows in (*(r for r in self.buckets.rows if r < bound), bound):
             self._run_empty(self.buckets.height_for(rows), 1)
-        self._run_empty(1, self.buckets.width_for(self._engine.max_step_tokens))
+        widest = min(self._engine.max_step_tokens, self.info.max_context_tokens)
+        self._run_empty(1, widest)
 
     @torch.inference_mode()
     def launch(self, step: Step) -> _Launched:
@@ -93,7 +94,8 @@ class TorchRunner:
         sampled = sample(handle.logits, [_sample_row(row.sequence) for row in rows])
         for row, token in zip(rows, sampled.token_ids, strict=True):
             if token < 0:
-                self._cache.clear(row.pages)
+                logger.error("request=%s got no finite logits", row.sequence.request.id)
+                self._cache.heal(row.pages)
         return [
             Sample(token, logprobs)
             for token, logprobs in zip(sampled.token_ids, sampled.logprobs, strict=True)
