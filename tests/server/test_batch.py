@@ -180,7 +180,8 @@ def test_an_interrupt_loses_nothing(
         {"id": "waits", "prompt": "c", "max_tokens": 2000},
     )
     runner = MockRunner(vocab_size=VOCAB_SIZE, on_step=on_step)
-    assert files.run("--mode", "sequential", "--max-queue-requests", "1", runner=runner) == 130
+    flags = ("--mode", "sequential", "--max-queue-requests", "1", "--order", "given")
+    assert files.run(*flags, runner=runner) == 130
     done, cut, waits = files.results
     assert (done["id"], done["finish_reason"]) == ("done", "max_tokens")
     assert (cut["finish_reason"], cut["completion_tokens"] < 2000) == ("aborted", True)

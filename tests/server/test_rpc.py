@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 
-from mock_serving import Gate, Served, generation, scripted, serving
+from mock_serving import Gate, Served, generation, paced, scripted, serving
 from paceline.server.mock import MockRunner
 from paceline.server.tokenizer import Tokenizer
 from paceline.v1 import generation_pb2 as pb
@@ -162,7 +162,9 @@ async def test_logprobs_name_their_tokens(served: Served, tokenizer: Tokenizer) 
 async def test_stop_string_across_tokens(tokenizer: Tokenizer, include: bool) -> None:
     """A stop string cut by token borders ends the answer, is named, and costs no more tokens than it took."""
     runner = MockRunner(
-        vocab_size=tokenizer.vocab_size, choose=scripted(tokenizer, "one two STOP here ")
+        vocab_size=tokenizer.vocab_size,
+        choose=scripted(tokenizer, "one two STOP here "),
+        on_step=paced(0.002),  # or all is made before the match is heard of
     )
     stopping = pb.Stopping(stop=["zzz", "o STOP h"], include_stop=include)
     options = pb.ResponseOptions(token_ids=True, logprobs=0)

@@ -42,7 +42,7 @@ def pages_that_fit(page_bytes: int, device: torch.device, config: ModelConfig) -
 
 def _free_host_bytes() -> int:
     """Memory this process may still take: what the machine can free, within its container's limit."""
-    available = psutil.virtual_memory().available
+    available = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())
