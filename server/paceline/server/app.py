@@ -197,6 +197,8 @@ class App:
             self._hub.fail_all(Unavailable("the server is shutting down"))
 
     async def _wait_idle(self, engine: Engine, force: asyncio.Event) -> bool:
+        if engine.wait_idle(0) and await self._guard.wait_idle(0):
+            return True  # nothing to force
         idle = asyncio.create_task(self._answered(engine))
         forced = asyncio.create_task(force.wait())
         done, _ = await asyncio.wait({idle, forced}, return_when=asyncio.FIRST_COMPLETED)

@@ -15,6 +15,8 @@ _WINDOW = 8
 _MAX_WINDOW = 32
 # ... only the last characters are held, for UTF-8 misses at most three bytes of a character.
 _MAX_INCOMPLETE = 3
+# A window of so many tokens moves on whatever that breaks, so that the cost stays bounded.
+_LAST_RESORT = 256
 
 
 class Detokenizer(Protocol):
@@ -115,7 +117,7 @@ class _IncrementalDecoder:
         self._context = (
             0  # the first so many tokens of the window are there for their neighbours only
         )
-        self._given = 0  # characters of the window's text that were given out
+        self._given = ""  # the beginning of the window's text that was given out
 
     def push(self, ids: Sequence[int]) -> str:
         skipped = self._tokenizer.special_ids if self._skip_special else ()
@@ -124,16 +126,20 @@ class _IncrementalDecoder:
             return ""
         self._ids += fresh
         text = self._decode(self._ids)
-        certain = len(text) - self._incomplete(text)
-        piece = text[self._given : certain]
-        self._given = max(self._given, certain)
-        self._move_on(clean=certain == len(text))
+        if not text.startswith(self._given) and len(self._ids) < _LAST_RESORT:
+            return (
+                ""  # a run of byte tokens decodes to nothing but question marks until it is whole
+            )
+        certain = max(len(self._given), len(text) - self._incomplete(text))
+        piece = text[len(self._given) : certain]
+        self._given = text[:certain]
+        self._move_on(text, clean=certain == len(text))
         return piece
 
     def flush(self) -> str:
-        return self._decode(self._ids)[self._given :]
+        return self._decode(self._ids)[len(self._given) :]
 
-    def _move_on(self, clean: bool) -> None:
+    def _move_on(self, whole: str, clean: bool) -> None:
         """Keep only the newer tokens: they give the next ones their context (spaces, joined characters)."""
         if len(self._ids) < (_WINDOW if clean else _MAX_WINDOW) + self._context:
             return
@@ -142,8 +148,11 @@ class _IncrementalDecoder:
         # A context without text would make the next token look like the beginning of a sentence.
         if not text and len(newer) < _MAX_WINDOW:
             return
+        # Cut inside a character, byte tokens may decode to other text than they do behind what went before.
+        if not whole.endswith(text) and len(newer) < _LAST_RESORT:
+            return
         self._ids = newer
-        self._given = len(text) - self._incomplete(text)
+        self._given = text[: len(text) - self._incomplete(text)]
         self._context = len(newer)
 
     def _decode(self, ids: Sequence[int]) -> str:
