@@ -11,12 +11,11 @@ from .stops import StopSet
 _REPLACEMENT = "\ufffd"
 # Tokens kept before the window moves on: each move costs one more decode, each push decodes the window.
 _WINDOW = 8
-# Bytes that never become characters give the window no clean place to move on: past so many tokens ...
-_MAX_WINDOW = 32
+# Bytes that never become characters give the window no clean place to move on, and a run of byte tokens that is
+# not whole may decode to nothing but replacements: past so many tokens ...
+_MAX_WINDOW = 256
 # ... only the last characters are held, for UTF-8 misses at most three bytes of a character.
 _MAX_INCOMPLETE = 3
-# A window of so many tokens moves on whatever that breaks, so that the cost stays bounded.
-_LAST_RESORT = 256
 
 
 class Detokenizer(Protocol):
@@ -126,10 +125,8 @@ class _IncrementalDecoder:
             return ""
         self._ids += fresh
         text = self._decode(self._ids)
-        if not text.startswith(self._given) and len(self._ids) < _LAST_RESORT:
-            return (
-                ""  # a run of byte tokens decodes to nothing but question marks until it is whole
-            )
+        if not text.startswith(self._given) and len(self._ids) < _MAX_WINDOW:
+            return ""  # a run of byte tokens decodes to nothing but replacements until it is whole
         certain = max(len(self._given), len(text) - self._incomplete(text))
         piece = text[len(self._given) : certain]
         self._given = text[:certain]
@@ -149,7 +146,7 @@ class _IncrementalDecoder:
         if not text and len(newer) < _MAX_WINDOW:
             return
         # Cut inside a character, byte tokens may decode to other text than they do behind what went before.
-        if not whole.endswith(text) and len(newer) < _LAST_RESORT:
+        if not whole.endswith(text) and len(newer) < _MAX_WINDOW:
             return
         self._ids = newer
         self._given = text[: len(text) - self._incomplete(text)]
