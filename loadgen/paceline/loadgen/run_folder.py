@@ -109,6 +109,7 @@ def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
     for metric in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):
         for name in ("n", "mean", "median", "p90", "p95", "p99", "max"):
             row[f"{metric}_{name}"] = level["latency"][metric][name]
+    row["lower_bounds"] = " ".join(level["lower_bounds"])
     for name in ("batch_mean", "padding_waste", "kv_pages_peak", "preemptions", "busy_share"):
         row[name] = level["server"].get(name)
     return row | {"client_cpu_pct": level["client"]["cpu_pct"]}
