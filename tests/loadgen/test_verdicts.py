@@ -8,9 +8,9 @@ from loadgen.sample_run import sample_data, sample_summary
 from paceline.loadgen.charts import headline
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.summary import build_summary
-from paceline.loadgen.tables import levels_table, short_table
+from paceline.loadgen.tables import cached_share, levels_table, short_table
 from paceline.loadgen.verdicts import level_at, tokens_per_second
-from paceline.loadgen.wording import rate, ratio
+from paceline.loadgen.wording import percent, rate, ratio
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,19 @@ def test_cut_requests_mark_latencies_as_lower_bounds() -> None:
     assert chart is not None
     hollow = {view["name"]: view["series"][0]["points"][0].get("hollow") for view in chart["views"]}
     assert list(hollow.values()) == [True, True, None]
+
+
+def test_a_prefix_cache_shows() -> None:
+    """Tokens that were not computed make a run look faster than it is: said, with the share, and in the table."""
+    data = sample_data(modes=["continuous"], levels=[4], level_s=3.0, baselines=False)
+    assert "prefix cache" not in flags(build_summary(data), "note")
+    run = data.modes[0]
+    run.records = [_replaced(one, cached_tokens=one.prompt_tokens // 2) for one in run.records]
+    summary = build_summary(data)
+    assert "% of the prompt tokens came from the prefix cache" in flags(summary, "note")
+    share = cached_share(summary["levels"][0])
+    assert share == pytest.approx(0.5, abs=0.02)
+    assert levels_table(summary).rows[0].cells[-1] == percent(share)
 
 
 def test_few_requests_are_counted_without_the_cut_ones() -> None:

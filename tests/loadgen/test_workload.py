@@ -63,6 +63,17 @@ def test_levels_differ_only_in_the_tag() -> None:
     assert len(tags) == 100
 
 
+@pytest.mark.parametrize("name", ["chat", "fixed:10:20"])
+def test_a_nonce_changes_the_tag_and_not_the_schedule(name: str) -> None:
+    """No prompt of two runs begins alike, though the work and its fingerprint are the same."""
+    one, other = make_workload(name), make_workload(name, nonce=123_456)
+    assert schedule_sha256(one) == schedule_sha256(other)
+    levels = [(index, level) for index in range(50) for level in range(6)]
+    texts = [w.prompt(index, level).text or "" for w in (one, other) for index, level in levels]
+    assert len({text[:7] for text in texts}) == len(texts)
+    assert [text[7:] for text in texts[: len(levels)]] == [t[7:] for t in texts[len(levels) :]]
+
+
 def test_chat_has_the_shape_of_its_source() -> None:
     """Scaled lengths keep the quantiles of the trace and stay within the stated bounds."""
     prompts = list(first_prompts(make_workload("chat"), 4000))

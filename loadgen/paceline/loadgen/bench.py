@@ -41,6 +41,7 @@ class Bench:
                 "started_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
                 "command": options.command,
                 "seed": options.seed,
+                "nonce": folder.nonce,
                 "workload": options.workload,
                 "schedule_sha256": None,
                 "quick": options.quick,
@@ -144,6 +145,7 @@ class Bench:
             run.mode,
             folder,
             series=self.folder.series,
+            nonce=self.folder.nonce,
             server=child,
         )
         self.progress.say(f"measuring {system(run.mode).label.lower()}")

@@ -42,6 +42,10 @@ DEFINITIONS = (
     ),
     ("Rows per step", "Sum over steps of rows that did work / steps, in the window."),
     ("KV peak", "Most pages of keys and values in use / pages there are."),
+    (
+        "Cached",
+        "Prompt tokens that the server's prefix cache had and did not compute / prompt tokens.",
+    ),
     ("Server busy", "Seconds spent in model steps / seconds of the window."),
     (
         "Queue, prefill, decode, network",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from paceline.loadgen.figures import write_figures
 from paceline.loadgen.report_markdown import markdown_report
 from paceline.loadgen.report_page import report_page
 from paceline.loadgen.tables import levels_table
+from paceline.loadgen.workload import NONCES
 
 SCHEMA = Path(__file__).parent / "summary.schema.json"
 
@@ -29,6 +31,11 @@ class RunFolder:
         self.path = _new_folder(out, self.id)
         self.id = self.path.name
         self.raw.mkdir()
+
+    @property
+    def nonce(self) -> int:
+        """A number that the prompts of this run share with no other run's."""
+        return int(hashlib.sha256(self.id.encode()).hexdigest(), 16) % NONCES
 
     @property
     def raw(self) -> Path:

@@ -39,6 +39,7 @@ class Sweep:
         folder: Path,
         *,
         series: Path,
+        nonce: int,
         server: Child | None,
     ) -> None:
         self.folder = folder
@@ -46,7 +47,9 @@ class Sweep:
         self._mode = mode
         self._probe = probe
         self._server = server
-        self._load = load_options(options, plan, target=probe.target, mode=mode, out=folder)
+        self._load = load_options(
+            options, plan, target=probe.target, mode=mode, out=folder, nonce=nonce
+        )
         self._limit_s = 60 + len(options.concurrency) * (plan.level_max_s + 2 * plan.drain_s + 2)
         self._locust: Child | None = None
         self._poller = LoadPoller(self._read, mode, path=series)

@@ -61,6 +61,7 @@ def levels_table(summary: Summary) -> Table:
     headings += ("vs sequential",)
     headings += ("TTFT p50", "TTFT tail", "TPOT p50", "TPOT tail", "ITL p99", "E2E p50", "E2E tail")
     headings += ("Rows per step", "Padding", "KV peak", "Server busy", "Steady", "Failed", "Cut")
+    headings += ("Cached",)
     return Table(headings, tuple(rows))
 
 
@@ -89,7 +90,14 @@ def _level_cells(summary: Summary, level: Mapping[str, Any]) -> tuple[str, ...]:
         _steady(level),
         str(counts["failed"] + counts["shed"]),
         str(counts["cut"]),
+        percent(cached_share(level)),
     )
+
+
+def cached_share(level: Mapping[str, Any]) -> float | None:
+    """Share of the prompt tokens that the server's prefix cache had."""
+    asked, cached = level["integrity"]["prompt_tokens"], level["integrity"]["cached_tokens"]
+    return cached / asked if asked else None
 
 
 def _steady(level: Mapping[str, Any]) -> str:

@@ -255,6 +255,15 @@ def _integrity_flags(summary: Summary) -> list[dict[str, str]]:
         flags.append(_flag("warn", f"{failed} requests failed or were refused"))
     if odd:
         flags.append(_flag("warn", f"{odd} requests whose tokens did not add up"))
+    cached = [one for one in levels if one["integrity"]["cached_tokens"]]
+    if cached:
+        share = sum(one["integrity"]["cached_tokens"] for one in cached) / sum(
+            one["integrity"]["prompt_tokens"] for one in cached
+        )
+        text = (
+            f"{percent(share)} of the prompt tokens came from the prefix cache, not from the model"
+        )
+        flags.append(_flag("note", f"{text}: {_where(cached, summary)}"))
     if levels and not failed and not odd:
         sent = sum(one["counts"]["sent"] for one in levels)
         flags.append(_flag("good", f"{sent:,} requests, none failed, every token accounted for"))

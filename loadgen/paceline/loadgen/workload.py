@@ -23,6 +23,7 @@ SHAREGPT_INPUT, SHAREGPT_OUTPUT = 230, 203
 
 TOKENS_PER_WORD = 1.25  # of the corpus, by the tokenizers of GPT-2 and SmolLM2
 TAG_TOKENS = 7
+NONCES = 1_000_000
 HASHED_REQUESTS = 256
 
 
@@ -59,7 +60,8 @@ class Synthetic:
     """English text of drawn lengths.
 
     Requests of different levels have the same text and lengths but another six-digit tag in front,
-    so that a server with a prefix cache does not find the prompts of the level before.
+    so that a server with a prefix cache does not find the prompts of the level before. `nonce`
+    shifts the tags, so that it does not find those of the run before either.
     """
 
     name: str
@@ -67,13 +69,14 @@ class Synthetic:
     lengths: Lengths
     seed: int = 0
     tokens_scale: float = 1.0
+    nonce: int = 0
 
     def prompt(self, index: int, level: int = 0) -> Prompt:
         """Request `index`: about as many prompt tokens as drawn, exactly as many output tokens."""
         rng = random.Random(f"{self.seed}/{self.name}/{index}")
         prompt_tokens, output_tokens = self.lengths(rng)
         words = max(1, round((prompt_tokens - TAG_TOKENS) / TOKENS_PER_WORD))
-        tag = f"{level % 100:02d}{index % 10_000:04d}."
+        tag = f"{(level * 10_000 + index + self.nonce) % NONCES:06d}."
         return Prompt(
             id=f"{self.name}-{index:05d}",
             text=f"{tag} {english(rng, words)}",
@@ -171,10 +174,13 @@ PRESETS: dict[str, tuple[str, Lengths]] = {
 NAMES = (*PRESETS, "notebook")
 
 
-def make_workload(spec: str, *, seed: int = 0, tokens_scale: float = 1.0) -> Workload:
+def make_workload(
+    spec: str, *, seed: int = 0, tokens_scale: float = 1.0, nonce: int = 0
+) -> Workload:
     """The workload of a preset name, `fixed:PROMPT:OUTPUT`, or the path of a JSON-lines file.
 
-    `tokens_scale` multiplies the output lengths of drawn presets. Raises WorkloadError.
+    `tokens_scale` multiplies the output lengths of drawn presets, `nonce` tells runs of them apart
+    to a prefix cache. Raises WorkloadError.
     """
     if not (math.isfinite(tokens_scale) and tokens_scale > 0):
         raise WorkloadError(f"the output length factor must be above 0, not {tokens_scale}")
@@ -182,12 +188,12 @@ def make_workload(spec: str, *, seed: int = 0, tokens_scale: float = 1.0) -> Wor
         return Listed(spec, "eight short prompts, 50 tokens each", notebook_prompts())
     if spec in PRESETS:
         notes, lengths = PRESETS[spec]
-        return Synthetic(spec, _scaled(notes, tokens_scale), lengths, seed, tokens_scale)
+        return Synthetic(spec, _scaled(notes, tokens_scale), lengths, seed, tokens_scale, nonce)
     if spec.startswith("fixed:"):
         prompt_tokens, output_tokens = _fixed_spec(spec)
         notes = _scaled(f"{prompt_tokens} + {output_tokens} tokens", tokens_scale)
         lengths = fixed_lengths(prompt_tokens, output_tokens)
-        return Synthetic("fixed", notes, lengths, seed, tokens_scale)
+        return Synthetic("fixed", notes, lengths, seed, tokens_scale, nonce)
     return read_workload(Path(spec))
 
 
@@ -261,7 +267,9 @@ def offline_lines(workload: Workload, count: int) -> Iterator[str]:
 
 
 def schedule_sha256(workload: Workload) -> str:
-    """A fingerprint of the first 256 requests: two runs with the same one asked for the same."""
+    """A fingerprint of the first 256 requests but for the nonce: two runs with the same one asked for the same."""
+    if isinstance(workload, Synthetic):
+        workload = replace(workload, nonce=0)
     digest = hashlib.sha256()
     for prompt in first_prompts(workload, HASHED_REQUESTS):
         digest.update(json.dumps(asdict(prompt), sort_keys=True).encode())
