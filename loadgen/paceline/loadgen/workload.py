@@ -42,11 +42,12 @@ class Prompt:
     ignore_eos: bool = True
     temperature: float = 0.0
     seed: int = 0
+    options: tuple[tuple[str, Any], ...] = ()  # of OPTIONS, as a file gave them
 
     def to_json(self) -> dict[str, Any]:
         """The line of the offline format (`paceline batch`) that asks for the same work."""
         line = {"id": self.id, "max_tokens": self.max_tokens, "ignore_eos": self.ignore_eos}
-        line |= {"temperature": self.temperature, "seed": self.seed}
+        line |= {"temperature": self.temperature, "seed": self.seed} | dict(self.options)
         if self.prompt_ids is not None:
             return line | {"prompt_ids": list(self.prompt_ids)}
         return line | {"prompt": self.text}
@@ -232,6 +233,8 @@ def read_workload(path: Path) -> Listed:
 def _read_line(path: Path, number: int, line: str) -> Prompt:
     try:
         fields = json.loads(line)
+        if unknown := sorted(fields.keys() - FIELDS - OPTIONS.keys()):
+            raise WorkloadError(f"the load generator cannot send {unknown[0]!r}")
         if ("prompt" in fields) == ("prompt_ids" in fields):
             raise WorkloadError("exactly one of `prompt` and `prompt_ids` is needed")
         ids = fields.get("prompt_ids")
@@ -239,10 +242,11 @@ def _read_line(path: Path, number: int, line: str) -> Prompt:
             id=str(fields.get("id", number)),
             text=None if ids is not None else str(fields["prompt"]),
             prompt_ids=None if ids is None else tuple(_counted(token, 32) for token in ids),
-            max_tokens=_counted(fields.get("max_tokens", 32), 32),
+            max_tokens=_counted(fields.get("max_tokens", FILE_MAX_TOKENS), 32),
             ignore_eos=bool(fields.get("ignore_eos", False)),
-            temperature=float(fields.get("temperature", 0.0)),
+            temperature=float(fields.get("temperature", FILE_TEMPERATURE)),
             seed=_counted(fields.get("seed", 0), 64),
+            options=tuple((n, read(fields[n])) for n, read in OPTIONS.items() if n in fields),
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise WorkloadError(f"{path}:{number}: {error}") from error
@@ -254,6 +258,25 @@ def _counted(value: Any, bits: int) -> int:
     if not 0 <= number < 2**bits:
         raise WorkloadError(f"{number} is not a number from 0 to 2**{bits} - 1")
     return number
+
+
+def _stop_strings(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise WorkloadError("`stop` must be a list of strings")
+    return value
+
+
+FIELDS = {"id", "prompt", "prompt_ids", "max_tokens", "ignore_eos", "temperature", "seed"}
+# What else a line may set, with what reads it; the server knows the bounds.
+OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "top_k": lambda value: _counted(value, 32),
+    "top_p": float,
+    "min_p": float,
+    "min_tokens": lambda value: _counted(value, 32),
+    "stop": _stop_strings,
+}
+# The offline format's own defaults: a file asks for the same work there and here.
+FILE_MAX_TOKENS, FILE_TEMPERATURE = 256, 1.0
 
 
 def first_prompts(workload: Workload, count: int, level: int = 0) -> Iterator[Prompt]:
@@ -272,5 +295,6 @@ def schedule_sha256(workload: Workload) -> str:
         workload = replace(workload, nonce=0)
     digest = hashlib.sha256()
     for prompt in first_prompts(workload, HASHED_REQUESTS):
-        digest.update(json.dumps(asdict(prompt), sort_keys=True).encode())
+        values = {name: value for name, value in asdict(prompt).items() if name != "options"}
+        digest.update(json.dumps(values | dict(prompt.options), sort_keys=True).encode())
     return digest.hexdigest()
