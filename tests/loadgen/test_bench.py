@@ -24,7 +24,7 @@ from loadgen.sample_run import sample_summary
 from loadgen.synthetic import baseline_points
 from loadgen.test_summary import SCHEMA
 from paceline.loadgen.bench_cli import main
-from paceline.loadgen.bench_options import BenchOptions
+from paceline.loadgen.bench_options import BenchOptions, parse
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.tables import levels_table, short_table
 from paceline.loadgen.wording import rate
@@ -69,6 +69,7 @@ def mock_modes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return [sys.executable, str(MOCK), *real(options, mode, port)[4:]]
 
     monkeypatch.setattr(servers, "serve_command", command)
+    monkeypatch.setattr(servers, "prepare_command", lambda _: [])
     monkeypatch.setenv("STEP_S", "0.002")
     yield
     assert children() == []
@@ -213,9 +214,28 @@ def test_a_server_that_does_not_start_is_said_and_nothing_is_left(
     """Its own last line, exit code 2, no folder."""
     script = "import sys; sys.exit('paceline serve: no model at nowhere')"
     monkeypatch.setattr(servers, "serve_command", lambda *_: [sys.executable, "-c", script])
+    monkeypatch.setattr(servers, "prepare_command", lambda _: [])
     assert main(["--out", str(tmp_path)]) == 2
     assert "paceline serve: no model at nowhere" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_had_ends_the_bench_before_it_begins(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The child that prepares the model says why in one line; exit code 2, no folder, no server."""
+    out = tmp_path / "bench"
+    assert main(["--model", str(tmp_path / "nowhere"), "--out", str(out)]) == 2
+    printed = capfd.readouterr().err
+    assert printed == f"paceline: no such model folder or file: {str(tmp_path / 'nowhere')!r}\n"
+    assert not out.exists()
+
+
+def test_random_weights_need_no_model(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing is fetched where the flags ask for random weights, whichever way they reach the servers."""
+    assert servers.prepare_model(parse(["--dummy-weights", "gpt2"])) == 0
+    assert servers.prepare_command(parse(["--serve-arg=--dummy-weights=gpt2"])) == []
+    assert capfd.readouterr().err == ""
 
 
 def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:

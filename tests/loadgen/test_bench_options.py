@@ -63,8 +63,8 @@ def test_one_at_a_time_is_measured_from_its_first_requests() -> None:
     options = parse([])
     plan = make_plan(options)
     out = options.out
-    sequential = load_options(options, plan, target="t:1", mode="sequential", out=out)
-    continuous = load_options(options, plan, target="t:1", mode="continuous", out=out)
+    sequential = load_options(options, plan, target="t:1", mode="sequential", out=out, nonce=7)
+    continuous = load_options(options, plan, target="t:1", mode="continuous", out=out, nonce=7)
     assert sequential.warmup_requests(32) == 1
     assert continuous.warmup_requests(32) == 32
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from paceline.loadgen.recorder import Recorder, read_requests
+from paceline.loadgen.recorder import Reader, Recorder, read_requests
 from paceline.loadgen.timing import Record
 
 
@@ -34,6 +35,29 @@ def test_write_and_read_back(tmp_path: Path) -> None:
     assert headers == [{"schema_version": 1, "worker": worker} for worker in (0, 1)]
     assert [r.t_send for r in records] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
     assert records[0] == record(0, 0.0)
+
+
+def test_reading_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Each time only new lines are taken; half a line waits until it is whole."""
+    recorder = Recorder(tmp_path, 0, clock=FakeClock())
+    recorder.write_header({"worker": 0})
+    recorder.add(record(1, 1.0))
+    recorder.flush()
+    reader = Reader(tmp_path)
+    reader.read()
+    reader.read()
+    assert len(reader.headers) == 1
+    assert reader.records == [record(1, 1.0)]
+    line = json.dumps(record(0, 0.5).to_json()) + "\n"
+    with recorder.path.open("a", encoding="utf-8") as file:
+        file.write(line[:20])
+        file.flush()
+        reader.read()
+        assert reader.records == [record(1, 1.0)]
+        file.write(line[20:])
+    reader.read()
+    assert reader.records == [record(0, 0.5), record(1, 1.0)]
+    recorder.close()
 
 
 def test_buffers_for_a_second(tmp_path: Path) -> None:

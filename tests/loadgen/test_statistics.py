@@ -76,6 +76,20 @@ def test_cut_requests_tell_what_they_can() -> None:
     assert found["integrity"]["token_mismatch"] == 0
 
 
+def test_many_cut_requests_make_latencies_lower_bounds() -> None:
+    """From over 10 % cut on E2E is a lower bound, and TTFT if they had no token yet; below it neither is."""
+    cut = {"cut": True, "status": "CANCELLED", "server": None, "output_tokens": 0, "finish": ""}
+    waiting: dict[str, object] = {"stamps_us": [], "tokens": []}
+    reading: dict[str, object] = {"stamps_us": [110_000], "tokens": [1]}
+    for state, count, expected in (
+        (waiting, 3, []),
+        (waiting, 8, ["ttft_ms", "e2e_ms", "norm_ms_per_tok"]),
+        (reading, 8, ["e2e_ms", "norm_ms_per_tok"]),
+    ):
+        records = [call(i, **(cut | state if i >= 40 - count else {})) for i in range(40)]
+        assert summarise_level(records, 2)["lower_bounds"] == expected
+
+
 def test_failures_by_status() -> None:
     """Shed and failed requests are told apart and stay out of the latencies."""
     records = [call(i) for i in range(40)]

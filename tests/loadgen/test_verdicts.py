@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from loadgen.sample_run import sample_data, sample_summary
+from paceline.loadgen.charts import headline
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.summary import build_summary
-from paceline.loadgen.tables import short_table
+from paceline.loadgen.tables import cached_share, levels_table, short_table
 from paceline.loadgen.verdicts import level_at, tokens_per_second
-from paceline.loadgen.wording import rate, ratio
+from paceline.loadgen.wording import percent, rate, ratio
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,58 @@ def test_doubts_are_flagged() -> None:
         assert doubt in text
     assert "Not steady: Continuous at 16" in text
     assert "the server ended by itself" in text
+
+
+def test_cut_requests_mark_latencies_as_lower_bounds() -> None:
+    """The tables say "at least", the chart draws the point hollow, a flag says why, and no flag says all is well."""
+    data = sample_data(modes=["continuous"], levels=[4], level_s=6.0, baselines=False)
+    clean = build_summary(data)
+    assert clean["levels"][0]["lower_bounds"] == []
+    assert "≥" not in short_table(clean).markdown()
+    run = data.modes[0]
+    run.records = [
+        _replaced(record, status="CANCELLED", cut=True, stamps_us=[], tokens=[], server=None)
+        if at % 5 == 4
+        else record
+        for at, record in enumerate(run.records)
+    ]
+    summary = build_summary(data)
+    assert "lower bounds (≥), as over 10 %" in flags(summary, "note")
+    assert "Continuous at 4" in flags(summary, "note")
+    assert "Every level reached" not in flags(summary, "good")
+    assert short_table(summary).markdown().count("≥") == 2
+    assert "| rates only |" in levels_table(summary).markdown()
+    chart = headline(summary)
+    assert chart is not None
+    hollow = {view["name"]: view["series"][0]["points"][0].get("hollow") for view in chart["views"]}
+    assert list(hollow.values()) == [True, True, None]
+
+
+def test_a_prefix_cache_shows() -> None:
+    """Tokens that were not computed make a run look faster than it is: said, with the share, and in the table."""
+    data = sample_data(modes=["continuous"], levels=[4], level_s=3.0, baselines=False)
+    assert "prefix cache" not in flags(build_summary(data), "note")
+    run = data.modes[0]
+    run.records = [_replaced(one, cached_tokens=one.prompt_tokens // 2) for one in run.records]
+    summary = build_summary(data)
+    assert "% of the prompt tokens came from the prefix cache" in flags(summary, "note")
+    share = cached_share(summary["levels"][0])
+    assert share == pytest.approx(0.5, abs=0.02)
+    assert levels_table(summary).rows[0].cells[-1] == percent(share)
+
+
+def test_few_requests_are_counted_without_the_cut_ones() -> None:
+    """What counts is how many values are behind a median."""
+    data = sample_data(modes=["continuous"], levels=[4], level_s=6.0, baselines=False)
+    run = data.modes[0]
+    ended = 0
+    for at, record in enumerate(run.records):
+        ended += record.measured
+        if ended > 9:
+            run.records[at] = _replaced(record, status="CANCELLED", cut=True, server=None)
+    summary = build_summary(data)
+    assert summary["levels"][0]["counts"]["in_latencies"] > 9
+    assert "Latencies of fewer than 10 requests" in flags(summary, "note")
 
 
 def _replaced(record: Any, **values: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from paceline.loadgen.call import wire_request
 from paceline.loadgen.workload import (
     NAMES,
     Prompt,
@@ -24,6 +25,7 @@ from paceline.loadgen.workload import (
     read_workload,
     schedule_sha256,
 )
+from paceline.server.offline import Line
 
 
 @pytest.mark.parametrize("name", [*NAMES, "fixed:10:20"])
@@ -61,6 +63,17 @@ def test_levels_differ_only_in_the_tag() -> None:
         assert len(tag) == len(other_tag)
         tags |= {tag, other_tag}
     assert len(tags) == 100
+
+
+@pytest.mark.parametrize("name", ["chat", "fixed:10:20"])
+def test_a_nonce_changes_the_tag_and_not_the_schedule(name: str) -> None:
+    """No prompt of two runs begins alike, though the work and its fingerprint are the same."""
+    one, other = make_workload(name), make_workload(name, nonce=123_456)
+    assert schedule_sha256(one) == schedule_sha256(other)
+    levels = [(index, level) for index in range(50) for level in range(6)]
+    texts = [w.prompt(index, level).text or "" for w in (one, other) for index, level in levels]
+    assert len({text[:7] for text in texts}) == len(texts)
+    assert [text[7:] for text in texts[: len(levels)]] == [t[7:] for t in texts[len(levels) :]]
 
 
 def test_chat_has_the_shape_of_its_source() -> None:
@@ -127,10 +140,28 @@ def test_file_of_ids_and_text(tmp_path: Path) -> None:
     ]
     path.write_text("\n\n".join(map(json.dumps, lines)) + "\n")
     workload = make_workload(str(path))
-    assert workload.prompt(0) == Prompt("1", text="hello", max_tokens=3, ignore_eos=False)
-    assert workload.prompt(3) == Prompt(
-        "b.1", prompt_ids=(1, 2), max_tokens=32, ignore_eos=True, temperature=0.5, seed=9
+    assert workload.prompt(0) == Prompt(
+        "1", text="hello", max_tokens=3, ignore_eos=False, temperature=1.0
     )
+    assert workload.prompt(3) == Prompt(
+        "b.1", prompt_ids=(1, 2), max_tokens=256, ignore_eos=True, temperature=0.5, seed=9
+    )
+
+
+def test_a_file_means_what_it_means_offline(tmp_path: Path) -> None:
+    """Defaults and options are those of the offline format, and reach the wire and a file written from them."""
+    path = tmp_path / "own.jsonl"
+    own = {"top_k": 5, "top_p": 0.5, "min_p": 0.25, "min_tokens": 2, "stop": ["x", "yz"]}
+    path.write_text("\n".join(map(json.dumps, [{"prompt": "a"}, {"prompt": "a"} | own])))
+    plain, rich = read_workload(path).prompts
+    default = Line(prompt="a")
+    assert (plain.max_tokens, plain.ignore_eos) == (default.max_tokens, default.ignore_eos)
+    assert plain.temperature == default.temperature
+    assert own.items() <= rich.to_json().items()
+    sent = wire_request(rich).generation
+    sampling, stopping = sent.sampling, sent.stopping
+    assert (sampling.top_k, sampling.top_p, sampling.min_p) == (5, 0.5, 0.25)
+    assert (stopping.min_tokens, list(stopping.stop)) == (2, ["x", "yz"])
 
 
 @pytest.mark.parametrize(
@@ -141,6 +172,8 @@ def test_file_of_ids_and_text(tmp_path: Path) -> None:
         ('{"prompt": "a"}\n{"id": 1}', "own.jsonl:2: exactly one of"),
         ('{"prompt": "a", "prompt_ids": [1]}', "exactly one of"),
         ('{"prompt": "a", "max_tokens": "many"}', "own.jsonl:1: "),
+        ('{"prompt": "a", "logit_bias": {}}', "own.jsonl:1: the load generator cannot send"),
+        ('{"prompt": "a", "stop": "x"}', "own.jsonl:1: `stop` must be a list"),
         ("[1]", "own.jsonl:1: "),
         ('{"prompt_ids": [-1]}', "own.jsonl:1: -1 is not"),
         ('{"prompt": "a", "max_tokens": -5}', "own.jsonl:1: -5 is not"),

@@ -15,10 +15,11 @@ from paceline.loadgen.children import Child
 from paceline.loadgen.environment import environment
 from paceline.loadgen.probe import NotServing, Probe
 from paceline.loadgen.progress import Progress
+from paceline.loadgen.recorder import read_requests
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.servers import Server, ServerFailed, start_server
 from paceline.loadgen.summary import ModeRun, RunData, build_summary
-from paceline.loadgen.sweep import Sweep, SweepFailed, read_all
+from paceline.loadgen.sweep import Sweep, SweepFailed
 from paceline.loadgen.systems import BASELINES, system
 
 MIN_BASELINE_S = 20.0
@@ -41,6 +42,7 @@ class Bench:
                 "started_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
                 "command": options.command,
                 "seed": options.seed,
+                "nonce": folder.nonce,
                 "workload": options.workload,
                 "schedule_sha256": None,
                 "quick": options.quick,
@@ -144,6 +146,7 @@ class Bench:
             run.mode,
             folder,
             series=self.folder.series,
+            nonce=self.folder.nonce,
             server=child,
         )
         self.progress.say(f"measuring {system(run.mode).label.lower()}")
@@ -154,7 +157,7 @@ class Bench:
             run.error = str(error)
             self.stop_early(str(error))
         finally:
-            headers, run.records = read_all(folder)
+            headers, run.records = read_requests(folder)
             run.samples = sweep.samples
             for header in headers:
                 self.data.run["schedule_sha256"] = header["schedule_sha256"]

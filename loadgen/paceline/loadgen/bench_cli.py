@@ -17,7 +17,7 @@ from paceline.loadgen.bench_options import BenchOptions, make_plan, parse
 from paceline.loadgen.probe import NotServing, Probe
 from paceline.loadgen.progress import Progress
 from paceline.loadgen.run_folder import RunFolder
-from paceline.loadgen.servers import ServerFailed
+from paceline.loadgen.servers import ServerFailed, prepare_model
 from paceline.loadgen.tables import batch_table, short_table
 from paceline.loadgen.terminal import board
 
@@ -30,14 +30,25 @@ def main(argv: list[str]) -> int:
         options = parse(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    try:
-        if options.target:
-            _check(options.target)
-        folder = RunFolder(options.out, Path(options.workload).stem.replace(":", "-"))
-    except (NotServing, OSError) as error:
-        return _complain(str(error))
     with _terminate_as_interrupt():
+        try:
+            if options.target:
+                _check(options.target)
+            elif code := prepare_model(options):  # before the clock of the budget starts
+                return _unprepared(code)
+            folder = RunFolder(options.out, Path(options.workload).stem.replace(":", "-"))
+        except (NotServing, OSError) as error:
+            return _complain(str(error))
+        except KeyboardInterrupt:
+            return _complain("stopped by Ctrl-C", INTERRUPTED)
         return _run(options, folder)
+
+
+def _unprepared(code: int) -> int:
+    """A child that exits with 2 has said why in one line."""
+    if code != BAD_USAGE:
+        _complain(f"the model could not be prepared (exit code {code})")
+    return BAD_USAGE
 
 
 def _check(target: str) -> None:

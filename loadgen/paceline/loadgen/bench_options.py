@@ -112,7 +112,7 @@ def _baseline_requests(options: BenchOptions) -> int:
 
 
 def load_options(
-    options: BenchOptions, plan: Plan, *, target: str, mode: str, out: Path
+    options: BenchOptions, plan: Plan, *, target: str, mode: str, out: Path, nonce: int
 ) -> LoadOptions:
     """What the load generator is told for one mode."""
     return LoadOptions(
@@ -127,6 +127,7 @@ def load_options(
         level_warmup=1 if mode == "sequential" else -1,
         drain_s=plan.drain_s,
         max_tokens_scale=plan.tokens_scale,
+        nonce=nonce,
         out=str(out),
         label=mode,
     )

@@ -14,6 +14,7 @@ from paceline.loadgen.workload import Prompt
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
 
+SAMPLING_OPTIONS = {"top_k", "top_p", "min_p"}
 Clock = Callable[[], float]
 
 CHANNEL_OPTIONS = (
@@ -60,6 +61,12 @@ def wire_request(prompt: Prompt) -> pb.GenerateStreamRequest:
         sampling=pb.Sampling(temperature=prompt.temperature, seed=prompt.seed),
         stopping=pb.Stopping(max_tokens=prompt.max_tokens, ignore_eos=prompt.ignore_eos),
     )
+    for name, value in prompt.options:
+        part = generation.sampling if name in SAMPLING_OPTIONS else generation.stopping
+        if isinstance(value, list):
+            getattr(part, name).extend(value)
+        else:
+            setattr(part, name, value)
     if prompt.prompt_ids is not None:
         generation.token_ids.ids.extend(prompt.prompt_ids)
     else:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from paceline.loadgen import charts_of_time
+from paceline.loadgen.bounds import at_least, is_bound
 from paceline.loadgen.charts_of_time import Chart, Summary, legend
 from paceline.loadgen.systems import SYSTEMS, system
-from paceline.loadgen.tables import batch_lines
+from paceline.loadgen.tables import batch_lines, median
 from paceline.loadgen.verdicts import level_at, levels_of, modes_of, tokens_per_second
 from paceline.loadgen.wording import milliseconds, percent, rate, seconds, upper
 
@@ -40,8 +41,9 @@ def _series(key: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     return {"key": key, "label": system(key).label, "points": points}
 
 
-def _point(x: float, y: float, label: str, tip: str) -> dict[str, Any]:
-    return {"x": x, "y": y, "label": label, "tip": tip}
+def _point(x: float, y: float, label: str, tip: str, *, hollow: bool = False) -> dict[str, Any]:
+    """A point; a hollow one has a latency that is a lower bound."""
+    return {"x": x, "y": y, "label": label, "tip": tip} | ({"hollow": True} if hollow else {})
 
 
 def level_tip(level: Mapping[str, Any]) -> str:
@@ -51,9 +53,9 @@ def level_tip(level: Mapping[str, Any]) -> str:
         (
             f"{level['target']['value']} in flight",
             f"{rate(tokens_per_second(level))} output tok/s",
-            f"TTFT {milliseconds(spread['ttft_ms']['median'])}",
-            f"TPOT {milliseconds(spread['tpot_ms']['median'])}",
-            f"end to end {milliseconds(spread['e2e_ms']['median'])}",
+            f"TTFT {median(level, 'ttft_ms')}",
+            f"TPOT {median(level, 'tpot_ms')}",
+            f"end to end {median(level, 'e2e_ms')}",
             f"{spread['ttft_ms']['n']} requests in the window",
         )
     )
@@ -84,6 +86,7 @@ def _against_latency(summary: Summary, mode: str, metric: str) -> list[dict[str,
             level["throughput"]["output_tok_s"],
             str(level["target"]["value"]),
             level_tip(level),
+            hollow=is_bound(level, metric),
         )
         for level in levels_of(summary, mode)
         if level["latency"][metric]["median"]
@@ -107,7 +110,7 @@ def _batch_tip(line: Mapping[str, Any]) -> str:
             f"{line['size']} at once",
             f"{rate(line['output_tok_s'])} output tok/s",
             f"{seconds(line['total_time_s'])} for the same work",
-            f"{milliseconds(line['latency_ms'])} mean latency",
+            f"{at_least(milliseconds(line['latency_ms']), line['bound'])} mean latency",
             f"{percent(line['padding_waste'])} padding",
         )
     )
@@ -131,7 +134,9 @@ def scatter(summary: Summary) -> Chart | None:
         if not line["latency_ms"] or not line["output_tok_s"]:
             return None
         label = str(line["size"])
-        return _point(line["latency_ms"], line["output_tok_s"], label, _batch_tip(line))
+        return _point(
+            line["latency_ms"], line["output_tok_s"], label, _batch_tip(line), hollow=line["bound"]
+        )
 
     x = {"label": "mean latency of a request (log scale)", "scale": "log", "format": "ms"}
     y = {"label": "output tokens per second", "scale": "linear", "format": "count"}
@@ -175,9 +180,10 @@ def _bands(summary: Summary, mode: str, metric: str) -> list[dict[str, Any]]:
         if not spread["median"]:
             continue
         name, high = upper(spread)
-        tip = f"{level['target']['value']} in flight\nmedian {milliseconds(spread['median'])}"
-        tip += f"\n{name} {milliseconds(high)}\nn = {spread['n']:,}"
-        point = _point(level["target"]["value"], spread["median"], "", tip)
+        bound = is_bound(level, metric)
+        tip = f"{level['target']['value']} in flight\nmedian {median(level, metric)}"
+        tip += f"\n{name} {at_least(milliseconds(high), bound)}\nn = {spread['n']:,}"
+        point = _point(level["target"]["value"], spread["median"], "", tip, hollow=bound)
         points.append(point | {"lo": spread["median"], "hi": max(high or 0.0, spread["median"])})
     return points
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from paceline.loadgen.systems import system
-from paceline.loadgen.tables import tail
+from paceline.loadgen.tables import level_tail, median
 from paceline.loadgen.verdicts import WORDS, equal_lengths, level_at, levels_of, tokens_per_second
-from paceline.loadgen.wording import listing, milliseconds, number, percent, rate, ratio
+from paceline.loadgen.wording import listing, number, percent, rate, ratio
 
 Summary = Mapping[str, Any]
 
@@ -122,11 +122,11 @@ def _latency(summary: Summary) -> str:
         if other and other["latency"]["ttft_ms"]["median"] is not None:
             shown.append(f"{_median(other, 'ttft_ms')} with {WORDS[mode]}")
     text += f"the first token came after {listing(shown)}." if shown else ""
-    return f"{text} The slow end of {WORDS.get(hero, hero)}: {tail(level['latency']['ttft_ms'])}."
+    return f"{text} The slow end of {WORDS.get(hero, hero)}: {level_tail(level, 'ttft_ms')}."
 
 
 def _median(level: Mapping[str, Any], metric: str) -> str:
-    return milliseconds(level["latency"][metric]["median"])
+    return median(level, metric)
 
 
 def _ttft(level: Mapping[str, Any]) -> float:

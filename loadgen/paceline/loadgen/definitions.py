@@ -42,6 +42,10 @@ DEFINITIONS = (
     ),
     ("Rows per step", "Sum over steps of rows that did work / steps, in the window."),
     ("KV peak", "Most pages of keys and values in use / pages there are."),
+    (
+        "Cached",
+        "Prompt tokens that the server's prefix cache had and did not compute / prompt tokens.",
+    ),
     ("Server busy", "Seconds spent in model steps / seconds of the window."),
     (
         "Queue, prefill, decode, network",
@@ -62,5 +66,13 @@ DEFINITIONS = (
         "Output throughput / that of transformers one by one; without baselines, that of the sequential mode at its"
         " lowest concurrency.",
     ),
-    ("Cut", "Requests ended by the end of the run. They are no errors and have no E2E."),
+    (
+        "Cut",
+        "Requests ended by the end of their level. They are no errors, and have no E2E, nor a TTFT if no token came.",
+    ),
+    (
+        "≥, hollow points",
+        "More than 10 % of the requests were cut before they could show this latency, the slowest first: the figure is"
+        " a lower bound. The rates of such a level hold.",
+    ),
 )

@@ -79,6 +79,16 @@ def _lines(chart: Mapping[str, Any], title: str) -> Figure:
             markersize=6,
             label=series["label"],
         )
+        hollow = [point for point in points if point.get("hollow")]
+        axes.plot(
+            [point["x"] for point in hollow],
+            [point["y"] for point in hollow],
+            color=_colour(key),
+            marker=MARKERS.get(key, "o"),
+            linestyle="none",
+            markerfacecolor="white",
+            markersize=6,
+        )
         for point in points:
             place = (point["x"], point["y"])
             axes.annotate(

@@ -28,6 +28,7 @@ class LoadOptions:
     level_warmup: int = -1
     drain_s: float = 30.0
     max_tokens_scale: float = 1.0
+    nonce: int = -1
     request_timeout_s: float = 600.0
     channels: int = 2
     out: str = ""
@@ -83,6 +84,7 @@ HELP = {
     "level_warmup": "first requests of a level that are not measured (-1: as many as its users)",
     "drain_s": "what is still running so long after a level stopped sending is cut off",
     "max_tokens_scale": "factor on the output lengths of a preset",
+    "nonce": "shifts the tags of drawn prompts, so that no prefix cache knows them (-1: drawn)",
     "request_timeout_s": "deadline of each call",
     "channels": "gRPC connections per process",
     "out": "new folder for requests.<worker>.jsonl, one line per generation",
@@ -140,6 +142,7 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "level_warmup": _at_least(int, -1),
     "drain_s": _at_least(float, 0),
     "max_tokens_scale": _at_least(float, 0.001),
+    "nonce": _at_least(int, -1),
     "request_timeout_s": _at_least(float, 0.001),
     "channels": _at_least(int, 1),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,26 +55,38 @@ def _dump(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def read_requests(folder: Path) -> tuple[list[dict[str, Any]], list[Record]]:
-    """Headers and records of all workers of a run, records in order of sending."""
-    headers: list[dict[str, Any]] = []
-    records: list[Record] = []
-    for path in sorted(folder.glob("requests.*.jsonl")):
-        with path.open(encoding="utf-8") as lines:
-            found = read_lines(lines)
-        headers += found[0]
-        records += found[1]
-    return headers, sorted(records, key=lambda record: record.t_send)
+class Reader:
+    """Reads a folder's records while they are written: each `read` takes what came since the one before.
 
+    A line that is still being written is left for the next time.
+    """
 
-def read_lines(lines: Iterable[str]) -> tuple[list[dict[str, Any]], list[Record]]:
-    """Headers and records among these lines."""
-    headers: list[dict[str, Any]] = []
-    records: list[Record] = []
-    for line in lines:
-        value = json.loads(line)
+    def __init__(self, folder: Path) -> None:
+        self.headers: list[dict[str, Any]] = []
+        self.records: list[Record] = []  # in order of sending after each `read`
+        self._folder = folder
+        self._offsets: dict[Path, int] = {}
+
+    def read(self) -> None:
+        """Take in every line that is whole by now."""
+        for path in sorted(self._folder.glob("requests.*.jsonl")):
+            with path.open("rb") as file:
+                file.seek(self._offsets.get(path, 0))
+                for line in file:
+                    if line.endswith(b"\n"):
+                        self._offsets[path] = self._offsets.get(path, 0) + len(line)
+                        self._take(json.loads(line))
+        self.records.sort(key=lambda record: record.t_send)
+
+    def _take(self, value: dict[str, Any]) -> None:
         if "header" in value:
-            headers.append(value["header"])
+            self.headers.append(value["header"])
         else:
-            records.append(Record.from_json(value))
-    return headers, records
+            self.records.append(Record.from_json(value))
+
+
+def read_requests(folder: Path) -> tuple[list[dict[str, Any]], list[Record]]:
+    """Headers and whole records of all workers of a run, records in order of sending."""
+    reader = Reader(folder)
+    reader.read()
+    return reader.headers, reader.records

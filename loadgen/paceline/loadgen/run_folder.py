@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from paceline.loadgen.figures import write_figures
 from paceline.loadgen.report_markdown import markdown_report
 from paceline.loadgen.report_page import report_page
 from paceline.loadgen.tables import levels_table
+from paceline.loadgen.workload import NONCES
 
 SCHEMA = Path(__file__).parent / "summary.schema.json"
 
@@ -29,6 +31,11 @@ class RunFolder:
         self.path = _new_folder(out, self.id)
         self.id = self.path.name
         self.raw.mkdir()
+
+    @property
+    def nonce(self) -> int:
+        """A number that the prompts of this run share with no other run's."""
+        return int(hashlib.sha256(self.id.encode()).hexdigest(), 16) % NONCES
 
     @property
     def raw(self) -> Path:
@@ -109,6 +116,7 @@ def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
     for metric in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):
         for name in ("n", "mean", "median", "p90", "p95", "p99", "max"):
             row[f"{metric}_{name}"] = level["latency"][metric][name]
+    row["lower_bounds"] = " ".join(level["lower_bounds"])
     for name in ("batch_mean", "padding_waste", "kv_pages_peak", "preemptions", "busy_share"):
         row[name] = level["server"].get(name)
     return row | {"client_cpu_pct": level["client"]["cpu_pct"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,9 +12,10 @@ from paceline.loadgen.bench_options import BenchOptions
 from paceline.loadgen.children import Child
 from paceline.loadgen.probe import NotServing, Probe
 
-READY_S = 180.0
+READY_S = 600.0  # a large model takes minutes to load
 LOOK_S = 0.1
 DRAIN_S = 2.0
+NAMES_A_MODEL = ("--model", "--dummy-weights", "--config")
 
 
 class ServerFailed(Exception):
@@ -55,6 +57,30 @@ class Server:
 
     def stop(self) -> None:
         self.child.stop()
+
+
+def prepare_model(options: BenchOptions) -> int:
+    """Fetch the model that the servers will load, however long that takes: the exit code of the child that does.
+
+    Its standard error is the user's own: it shows progress, and in one line why it failed.
+    """
+    command = prepare_command(options)
+    if not command:
+        return 0
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+    return done.returncode
+
+
+def prepare_command(options: BenchOptions) -> list[str]:
+    """What brings the model's files here; nothing where the servers' own arguments name another model."""
+    if any(argument.split("=")[0] in NAMES_A_MODEL for argument in options.serve_arguments):
+        return []
+    return [
+        sys.executable,
+        "-m",
+        "paceline.server.runner.prepare",
+        *options.model_arguments,
+    ]
 
 
 def serve_command(options: BenchOptions, mode: str, port: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import secrets
 import sys
 import time
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from paceline.loadgen.call import Call, Channels
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.recorder import Recorder
 from paceline.loadgen.stage import Progress, Stage
-from paceline.loadgen.workload import Workload, make_workload, schedule_sha256
+from paceline.loadgen.workload import NONCES, Workload, make_workload, schedule_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Session:
         self.options = LoadOptions()
         self._clock = clock
         self._workload: Workload = make_workload(self.options.workload)
+        self._nonce = 0
         self._channels: Channels | None = None
         self._recorder: Recorder | None = None
         self._stage = Stage()
@@ -48,8 +50,12 @@ class Session:
 
     def begin(self, options: LoadOptions, host: str | None, stage: Stage) -> None:
         """Get ready for a run. Raises WorkloadError, FileExistsError."""
+        self._nonce = options.nonce if options.nonce >= 0 else secrets.randbelow(NONCES)
         self._workload = make_workload(
-            options.workload, seed=options.seed, tokens_scale=options.max_tokens_scale
+            options.workload,
+            seed=options.seed,
+            tokens_scale=options.max_tokens_scale,
+            nonce=self._nonce,
         )
         self.options = options
         target = options.address(host)
@@ -72,6 +78,7 @@ class Session:
             "mode": self.options.label,
             "command": sys.argv,
             "seed": self.options.seed,
+            "nonce": self._nonce,
             "workload": self._workload.name,
             "workload_notes": self._workload.notes,
             "schedule_sha256": schedule_sha256(self._workload),

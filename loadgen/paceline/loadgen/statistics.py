@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from paceline.loadgen.bounds import lower_bounds
 from paceline.loadgen.distribution import distribution
 from paceline.loadgen.timing import Record
 from paceline.loadgen.window import (
@@ -33,7 +34,7 @@ def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) ->
     Latencies are of requests sent in the steady window after warm-up. Tokens count where they
     arrived, so requests that straddle an edge count in part. TTFT, ITL and stall include requests
     cut by the end of the level, for what they show is true; TPOT and E2E only those that ended by
-    themselves.
+    themselves. `lower_bounds` names the latencies for which too many were cut.
     """
     verdict, window, reason = steady_window(records, target)
     chosen = _latency_records(records, window)
@@ -45,6 +46,7 @@ def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) ->
         "counts": _counts(records, chosen),
         "throughput": throughput(records, window, seed=seed) if window else None,
         "latency": _latency(chosen, seed),
+        "lower_bounds": lower_bounds(chosen),
         "server": _server(chosen, seed),
         "integrity": _integrity(records),
     }

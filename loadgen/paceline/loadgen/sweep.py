@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -13,11 +12,12 @@ from paceline.loadgen.children import Child
 from paceline.loadgen.command import command_line
 from paceline.loadgen.probe import Probe
 from paceline.loadgen.progress import Cell, Progress
-from paceline.loadgen.recorder import read_lines
+from paceline.loadgen.recorder import Reader
 from paceline.loadgen.series import LoadPoller, Sample
 from paceline.loadgen.timing import Record
 
 LOOK_S = 0.25
+TELL_S = 1.0
 SILENT_S = 5.0
 SPEED_S = 2.0
 STAGE = re.compile(r"level (\d+): (open|cutting|done)")
@@ -39,6 +39,7 @@ class Sweep:
         folder: Path,
         *,
         series: Path,
+        nonce: int,
         server: Child | None,
     ) -> None:
         self.folder = folder
@@ -46,9 +47,12 @@ class Sweep:
         self._mode = mode
         self._probe = probe
         self._server = server
-        self._load = load_options(options, plan, target=probe.target, mode=mode, out=folder)
+        self._load = load_options(
+            options, plan, target=probe.target, mode=mode, out=folder, nonce=nonce
+        )
         self._limit_s = 60 + len(options.concurrency) * (plan.level_max_s + 2 * plan.drain_s + 2)
         self._locust: Child | None = None
+        self._reader = Reader(folder)
         self._poller = LoadPoller(self._read, mode, path=series)
 
     def run(self, progress: Progress, gone: Callable[[], str | None]) -> None:
@@ -65,10 +69,12 @@ class Sweep:
             self._poller.stop()
 
     def _watch(self, locust: Child, progress: Progress, gone: Callable[[], str | None]) -> None:
-        begun = time.perf_counter()
+        begun = told = time.perf_counter()
         while locust.exit_code is None:
             time.sleep(LOOK_S)
-            self._tell(progress)
+            if time.perf_counter() - told >= TELL_S:
+                self._tell(progress)
+                told = time.perf_counter()
             if reason := gone():
                 raise SweepFailed(reason)
             if self._poller.silent_s() > SILENT_S:
@@ -90,7 +96,8 @@ class Sweep:
     def _tell(self, progress: Progress) -> None:
         """Bring the table of the terminal up to date."""
         stages = stages_of(self.folder / "locust.log")
-        records = read_records(self.folder)
+        self._reader.read()
+        records = self._reader.records
         for level, state in stages.items():
             chosen = [record for record in records if record.level == level]
             cell = Cell(state, *medians(chosen))
@@ -118,31 +125,6 @@ def stages_of(log: Path) -> dict[int, str]:
     except OSError:
         return {}
     return {int(level): state for level, state in STAGE.findall(text)}
-
-
-def read_records(folder: Path) -> list[Record]:
-    """Every complete record so far, in order of sending; a line that is still being written is left out."""
-    return read_all(folder)[1]
-
-
-def read_all(folder: Path) -> tuple[list[dict[str, object]], list[Record]]:
-    """Headers and complete records of all workers, records in order of sending."""
-    headers: list[dict[str, object]] = []
-    records: list[Record] = []
-    for path in sorted(folder.glob("requests.*.jsonl")):
-        with path.open(encoding="utf-8") as lines:
-            found = read_lines(line for line in lines if _is_whole(line))
-        headers += found[0]
-        records += found[1]
-    return headers, sorted(records, key=lambda record: record.t_send)
-
-
-def _is_whole(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return line.endswith("\n")
 
 
 def medians(records: list[Record]) -> tuple[float | None, float | None]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from paceline.loadgen.bounds import at_least, is_bound
 from paceline.loadgen.systems import SYSTEMS, system
 from paceline.loadgen.verdicts import (
     level_at,
@@ -60,6 +61,7 @@ def levels_table(summary: Summary) -> Table:
     headings += ("vs sequential",)
     headings += ("TTFT p50", "TTFT tail", "TPOT p50", "TPOT tail", "ITL p99", "E2E p50", "E2E tail")
     headings += ("Rows per step", "Padding", "KV peak", "Server busy", "Steady", "Failed", "Cut")
+    headings += ("Cached",)
     return Table(headings, tuple(rows))
 
 
@@ -74,21 +76,45 @@ def _level_cells(summary: Summary, level: Mapping[str, Any]) -> tuple[str, ...]:
         str(counts["ok"]),
         rate(value),
         ratio(value / base) if value and base else NONE,
-        milliseconds(latency["ttft_ms"]["median"]),
-        tail(latency["ttft_ms"]),
-        milliseconds(latency["tpot_ms"]["median"]),
-        tail(latency["tpot_ms"]),
+        median(level, "ttft_ms"),
+        level_tail(level, "ttft_ms"),
+        median(level, "tpot_ms"),
+        level_tail(level, "tpot_ms"),
         milliseconds(latency["itl_ms"]["p99"]),
-        milliseconds(latency["e2e_ms"]["median"]),
-        tail(latency["e2e_ms"]),
+        median(level, "e2e_ms"),
+        level_tail(level, "e2e_ms"),
         number(server.get("batch_mean"), 1),
         percent(server.get("padding_waste")),
         percent(server["kv_pages_peak"] / total) if total else NONE,
         percent(server.get("busy_share")),
-        "yes" if level["stable"]["verdict"] == "steady" else "no",
+        _steady(level),
         str(counts["failed"] + counts["shed"]),
         str(counts["cut"]),
+        percent(cached_share(level)),
     )
+
+
+def cached_share(level: Mapping[str, Any]) -> float | None:
+    """Share of the prompt tokens that the server's prefix cache had."""
+    asked, cached = level["integrity"]["prompt_tokens"], level["integrity"]["cached_tokens"]
+    return cached / asked if asked else None
+
+
+def _steady(level: Mapping[str, Any]) -> str:
+    """Whether the level's figures are those of a steady state, or its rates alone."""
+    if level["stable"]["verdict"] != "steady":
+        return "no"
+    return "rates only" if level["lower_bounds"] else "yes"
+
+
+def median(level: Mapping[str, Any], metric: str) -> str:
+    """A median of a level, marked where it is a lower bound."""
+    return at_least(milliseconds(level["latency"][metric]["median"]), is_bound(level, metric))
+
+
+def level_tail(level: Mapping[str, Any], metric: str) -> str:
+    """`tail` of a level's latency, marked where it is a lower bound."""
+    return at_least(tail(level["latency"][metric]), is_bound(level, metric))
 
 
 def tail(distribution: Mapping[str, Any]) -> str:
@@ -122,7 +148,7 @@ def batch_table(summary: Summary) -> Table:
                 str(line["size"]),
                 seconds(line["total_time_s"]),
                 rate(value),
-                milliseconds(line["latency_ms"]),
+                at_least(milliseconds(line["latency_ms"]), line["bound"]),
                 ratio(value / base) if value and base else NONE,
                 percent(line["padding_waste"]),
             )
@@ -140,6 +166,7 @@ def batch_lines(summary: Summary, key: str) -> list[dict[str, Any]]:
                 "total_time_s": level["total_time_s"],
                 "output_tok_s": tokens_per_second(level),
                 "latency_ms": level["latency"]["e2e_ms"]["mean"],
+                "bound": is_bound(level, "e2e_ms"),
                 "padding_waste": level["server"].get("padding_waste"),
             }
             for level in levels_of(summary, key)
@@ -150,6 +177,7 @@ def batch_lines(summary: Summary, key: str) -> list[dict[str, Any]]:
             "total_time_s": point["total_time_s"],
             "output_tok_s": point["output_tok_s"],
             "latency_ms": point["latency_ms"]["mean"],
+            "bound": False,
             "padding_waste": point["padding_waste"],
         }
         for point in summary["baselines"]
@@ -226,15 +254,18 @@ def latency_table(summary: Summary) -> Table:
         for level in levels_of(summary, mode):
             for key, name in names.items():
                 spread = level["latency"][key]
-                cells = (system(mode).label, str(level["target"]["value"]), name, *_spread(spread))
+                shown = _spread(spread, is_bound(level, key))
+                cells = (system(mode).label, str(level["target"]["value"]), name, *shown)
                 rows.append(Row(mode, cells, key == "ttft_ms"))
     headings = ("Mode", "In flight", "Metric", "n", "Mean", "Median", "95 % interval")
     return Table((*headings, "p90", "p95", "p99", "Max"), tuple(rows))
 
 
-def _spread(spread: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = spread["median_ci95"]
+def _spread(spread: Mapping[str, Any], bound: bool) -> tuple[str, ...]:
+    interval = None if bound else spread["median_ci95"]
     between = f"{milliseconds(interval[0])} to {milliseconds(interval[1])}" if interval else NONE
-    shown = [milliseconds(spread[key]) for key in ("p90", "p95", "p99", "max")]
-    median = milliseconds(spread["median"])
-    return (f"{spread['n']:,}", milliseconds(spread["mean"]), median, between, *shown)
+    mean, middle, *shown = (
+        at_least(milliseconds(spread[key]), bound)
+        for key in ("mean", "median", "p90", "p95", "p99", "max")
+    )
+    return (f"{spread['n']:,}", mean, middle, between, *shown)

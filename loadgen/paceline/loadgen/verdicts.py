@@ -200,15 +200,41 @@ def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
     weak = [one for one in summary["levels"] if one["stable"]["verdict"] != "steady"]
     if weak:
         flags.append(_flag("warn", f"Not steady: {_where(weak, summary)}"))
-    few = [one for one in summary["levels"] if one["counts"]["in_latencies"] < FEW]
-    if few:
-        text = f"Latencies of fewer than {FEW} requests: {_where(few, summary)}"
-        flags.append(_flag("note", text))
+    doubts = _latency_flags(summary)
+    flags += doubts
     flags += _integrity_flags(summary)
     flags.append(_limit_flag(found["limit"]))
-    if not weak and summary["levels"]:
+    if not weak and not doubts and summary["levels"]:
         flags.append(_flag("good", "Every level reached a steady state"))
     return flags
+
+
+def _latency_flags(summary: Summary) -> list[dict[str, str]]:
+    """What there is to doubt about latencies; a level is named for the worst of it."""
+    levels = summary["levels"]
+    few = [one for one in levels if _shown(one) < FEW]
+    bound = [one for one in levels if one["lower_bounds"]]
+    unsettled = [
+        one
+        for one in levels
+        if (law := one["achieved"]["littles_law"]) and not law["ok"] and not one["lower_bounds"]
+    ]
+    texts = {
+        f"Latencies of fewer than {FEW} requests": few,
+        "Latencies are lower bounds (≥), as over 10 % of the requests were cut by the end of the level": bound,
+        "Requests in flight and their latencies do not fit together within 5 % (Little's law)": unsettled,
+    }
+    return [
+        _flag("note", f"{text}: {_where(chosen, summary)}")
+        for text, chosen in texts.items()
+        if chosen
+    ]
+
+
+def _shown(level: Mapping[str, Any]) -> int:
+    """Requests behind the fewer of the two medians: cut ones have no end, some no first token."""
+    counts: list[int] = [level["latency"][metric]["n"] for metric in ("ttft_ms", "e2e_ms")]
+    return min(counts)
 
 
 def _where(levels: list[dict[str, Any]], summary: Summary) -> str:
@@ -229,6 +255,15 @@ def _integrity_flags(summary: Summary) -> list[dict[str, str]]:
         flags.append(_flag("warn", f"{failed} requests failed or were refused"))
     if odd:
         flags.append(_flag("warn", f"{odd} requests whose tokens did not add up"))
+    cached = [one for one in levels if one["integrity"]["cached_tokens"]]
+    if cached:
+        share = sum(one["integrity"]["cached_tokens"] for one in cached) / sum(
+            one["integrity"]["prompt_tokens"] for one in cached
+        )
+        text = (
+            f"{percent(share)} of the prompt tokens came from the prefix cache, not from the model"
+        )
+        flags.append(_flag("note", f"{text}: {_where(cached, summary)}"))
     if levels and not failed and not odd:
         sent = sum(one["counts"]["sent"] for one in levels)
         flags.append(_flag("good", f"{sent:,} requests, none failed, every token accounted for"))

@@ -23,6 +23,7 @@ SHAREGPT_INPUT, SHAREGPT_OUTPUT = 230, 203
 
 TOKENS_PER_WORD = 1.25  # of the corpus, by the tokenizers of GPT-2 and SmolLM2
 TAG_TOKENS = 7
+NONCES = 1_000_000
 HASHED_REQUESTS = 256
 
 
@@ -41,11 +42,12 @@ class Prompt:
     ignore_eos: bool = True
     temperature: float = 0.0
     seed: int = 0
+    options: tuple[tuple[str, Any], ...] = ()  # of OPTIONS, as a file gave them
 
     def to_json(self) -> dict[str, Any]:
         """The line of the offline format (`paceline batch`) that asks for the same work."""
         line = {"id": self.id, "max_tokens": self.max_tokens, "ignore_eos": self.ignore_eos}
-        line |= {"temperature": self.temperature, "seed": self.seed}
+        line |= {"temperature": self.temperature, "seed": self.seed} | dict(self.options)
         if self.prompt_ids is not None:
             return line | {"prompt_ids": list(self.prompt_ids)}
         return line | {"prompt": self.text}
@@ -59,7 +61,8 @@ class Synthetic:
     """English text of drawn lengths.
 
     Requests of different levels have the same text and lengths but another six-digit tag in front,
-    so that a server with a prefix cache does not find the prompts of the level before.
+    so that a server with a prefix cache does not find the prompts of the level before. `nonce`
+    shifts the tags, so that it does not find those of the run before either.
     """
 
     name: str
@@ -67,13 +70,14 @@ class Synthetic:
     lengths: Lengths
     seed: int = 0
     tokens_scale: float = 1.0
+    nonce: int = 0
 
     def prompt(self, index: int, level: int = 0) -> Prompt:
         """Request `index`: about as many prompt tokens as drawn, exactly as many output tokens."""
         rng = random.Random(f"{self.seed}/{self.name}/{index}")
         prompt_tokens, output_tokens = self.lengths(rng)
         words = max(1, round((prompt_tokens - TAG_TOKENS) / TOKENS_PER_WORD))
-        tag = f"{level % 100:02d}{index % 10_000:04d}."
+        tag = f"{(level * 10_000 + index + self.nonce) % NONCES:06d}."
         return Prompt(
             id=f"{self.name}-{index:05d}",
             text=f"{tag} {english(rng, words)}",
@@ -171,10 +175,13 @@ PRESETS: dict[str, tuple[str, Lengths]] = {
 NAMES = (*PRESETS, "notebook")
 
 
-def make_workload(spec: str, *, seed: int = 0, tokens_scale: float = 1.0) -> Workload:
+def make_workload(
+    spec: str, *, seed: int = 0, tokens_scale: float = 1.0, nonce: int = 0
+) -> Workload:
     """The workload of a preset name, `fixed:PROMPT:OUTPUT`, or the path of a JSON-lines file.
 
-    `tokens_scale` multiplies the output lengths of drawn presets. Raises WorkloadError.
+    `tokens_scale` multiplies the output lengths of drawn presets, `nonce` tells runs of them apart
+    to a prefix cache. Raises WorkloadError.
     """
     if not (math.isfinite(tokens_scale) and tokens_scale > 0):
         raise WorkloadError(f"the output length factor must be above 0, not {tokens_scale}")
@@ -182,12 +189,12 @@ def make_workload(spec: str, *, seed: int = 0, tokens_scale: float = 1.0) -> Wor
         return Listed(spec, "eight short prompts, 50 tokens each", notebook_prompts())
     if spec in PRESETS:
         notes, lengths = PRESETS[spec]
-        return Synthetic(spec, _scaled(notes, tokens_scale), lengths, seed, tokens_scale)
+        return Synthetic(spec, _scaled(notes, tokens_scale), lengths, seed, tokens_scale, nonce)
     if spec.startswith("fixed:"):
         prompt_tokens, output_tokens = _fixed_spec(spec)
         notes = _scaled(f"{prompt_tokens} + {output_tokens} tokens", tokens_scale)
         lengths = fixed_lengths(prompt_tokens, output_tokens)
-        return Synthetic("fixed", notes, lengths, seed, tokens_scale)
+        return Synthetic("fixed", notes, lengths, seed, tokens_scale, nonce)
     return read_workload(Path(spec))
 
 
@@ -226,6 +233,8 @@ def read_workload(path: Path) -> Listed:
 def _read_line(path: Path, number: int, line: str) -> Prompt:
     try:
         fields = json.loads(line)
+        if unknown := sorted(fields.keys() - FIELDS - OPTIONS.keys()):
+            raise WorkloadError(f"the load generator cannot send {unknown[0]!r}")
         if ("prompt" in fields) == ("prompt_ids" in fields):
             raise WorkloadError("exactly one of `prompt` and `prompt_ids` is needed")
         ids = fields.get("prompt_ids")
@@ -233,10 +242,11 @@ def _read_line(path: Path, number: int, line: str) -> Prompt:
             id=str(fields.get("id", number)),
             text=None if ids is not None else str(fields["prompt"]),
             prompt_ids=None if ids is None else tuple(_counted(token, 32) for token in ids),
-            max_tokens=_counted(fields.get("max_tokens", 32), 32),
+            max_tokens=_counted(fields.get("max_tokens", FILE_MAX_TOKENS), 32),
             ignore_eos=bool(fields.get("ignore_eos", False)),
-            temperature=float(fields.get("temperature", 0.0)),
+            temperature=float(fields.get("temperature", FILE_TEMPERATURE)),
             seed=_counted(fields.get("seed", 0), 64),
+            options=tuple((n, read(fields[n])) for n, read in OPTIONS.items() if n in fields),
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise WorkloadError(f"{path}:{number}: {error}") from error
@@ -250,6 +260,25 @@ def _counted(value: Any, bits: int) -> int:
     return number
 
 
+def _stop_strings(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise WorkloadError("`stop` must be a list of strings")
+    return value
+
+
+FIELDS = {"id", "prompt", "prompt_ids", "max_tokens", "ignore_eos", "temperature", "seed"}
+# What else a line may set, with what reads it; the server knows the bounds.
+OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "top_k": lambda value: _counted(value, 32),
+    "top_p": float,
+    "min_p": float,
+    "min_tokens": lambda value: _counted(value, 32),
+    "stop": _stop_strings,
+}
+# The offline format's own defaults: a file asks for the same work there and here.
+FILE_MAX_TOKENS, FILE_TEMPERATURE = 256, 1.0
+
+
 def first_prompts(workload: Workload, count: int, level: int = 0) -> Iterator[Prompt]:
     """Requests 0 to `count` - 1."""
     return (workload.prompt(index, level) for index in range(count))
@@ -261,8 +290,11 @@ def offline_lines(workload: Workload, count: int) -> Iterator[str]:
 
 
 def schedule_sha256(workload: Workload) -> str:
-    """A fingerprint of the first 256 requests: two runs with the same one asked for the same."""
+    """A fingerprint of the first 256 requests but for the nonce: two runs with the same one asked for the same."""
+    if isinstance(workload, Synthetic):
+        workload = replace(workload, nonce=0)
     digest = hashlib.sha256()
     for prompt in first_prompts(workload, HASHED_REQUESTS):
-        digest.update(json.dumps(asdict(prompt), sort_keys=True).encode())
+        values = {name: value for name, value in asdict(prompt).items() if name != "options"}
+        digest.update(json.dumps(values | dict(prompt.options), sort_keys=True).encode())
     return digest.hexdigest()
