@@ -89,12 +89,13 @@ def test_work_per_token_is_bounded(tokenizer: Tokenizer) -> None:
             self.longest = max(self.longest, len(ids))
             return tokenizer.decode(ids, skip_special)
 
-    for text in ("the wind " * 500, "é" * 500, "\ufffd" * 500):
+    # Only replacement characters keep a window from moving on at once; twice 256 tokens are the bound.
+    for text, bound in (("the wind " * 500, 24), ("é" * 500, 24), ("\ufffd" * 1000, 520)):
         counting = Counting()
         stream = TextStream(counting)
         for token in tokenizer.encode(text):
             stream.push((token,))
-        assert counting.longest <= 70
+        assert counting.longest <= bound
 
 
 def test_half_a_character_waits(tokenizer: Tokenizer) -> None:
