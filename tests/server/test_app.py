@@ -251,6 +251,7 @@ async def test_closing_tells_who_still_runs(tokenizer: Tokenizer) -> None:
         call = served.stub.Generate(pb.GenerateRequest(generation=generation(max_tokens=2000)))
         await served.until(lambda load: load.output_tokens == 3)
         closing = asyncio.create_task(served.app.close())
+        await served.until(lambda load: load.draining)
         gate.open()
         await closing
         result = (await call).result

@@ -208,6 +208,8 @@ def test_stop_ends_what_runs_and_what_waits() -> None:
         assert engine.healthy
         stopper = threading.Thread(target=engine.stop)
         stopper.start()
+        while not engine.load().draining:  # then the message is in the inbox
+            pass
         gate.open()
         stopper.join(PATIENCE_S)
 

@@ -182,8 +182,8 @@ class Engine:
 
     def stop(self, reason: FinishReason = FinishReason.ABORTED) -> None:
         """Ends all that runs or waits with `reason`, then the loop. Returns when it has ended."""
-        self._draining = True
         self._inbox.put(Stop(reason))
+        self._draining = True  # whoever sees it knows that the message is on its way
         if self._thread.is_alive():
             self._thread.join()
         self._runner.close()
