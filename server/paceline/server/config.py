@@ -34,6 +34,14 @@ class EngineConfig(BaseModel):
     )
     page_size: int = Field(16, ge=1, le=1024, description="tokens of keys and values in a page")
     prefix_cache: bool = Field(True, description="reuse pages of equal prefixes")
+    launch_ahead: bool = Field(
+        True,
+        description="where the device computes beside Python: launch a step before reading the last one",
+    )
+    deterministic: bool = Field(
+        False,
+        description="a request's tokens and log-probabilities do not depend on its neighbours",
+    )
 
 
 class ModelConfig(BaseModel):
@@ -58,6 +66,16 @@ class ModelConfig(BaseModel):
         None, ge=1, description="memory for pages; unset: from what is free"
     )
     num_threads: int | None = Field(None, ge=1, description="CPU threads; unset: physical cores")
+    quantization: Literal["none", "int8", "int8-weight-only", "fp8"] = Field(
+        "none", description="number format of the linear layers' weights"
+    )
+    attention: Literal["auto", "sdpa", "triton", "varlen"] = Field(
+        "auto", description="attention kernel; auto: triton on a GPU, else sdpa"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the model's layers; auto: where it pays"
+    )
+    cuda_graphs: bool = Field(True, description="capture each shape of a step as a CUDA graph")
 
 
 class ServeConfig(EngineConfig, ModelConfig):
@@ -82,6 +100,12 @@ class ServeConfig(EngineConfig, ModelConfig):
         0.0,
         ge=0,
         description="NOT_SERVING this long before refusing, for load balancers",
+    )
+    frontends: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="gRPC processes beside the engine's; 0: one process does all; unset: by the device",
     )
     reflection: bool = Field(True, description="offer gRPC reflection")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+import msgspec
+
 
 class FinishReason(enum.Enum):
     """Why a completion ended. The names are the contract's, without their prefix."""
@@ -123,9 +125,11 @@ class Finish:
     stop_sequence: str | None = None  # set by the front end, which matches stop strings
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What one step made for one completion: new tokens, perhaps the end."""
+class Output(msgspec.Struct, frozen=True):
+    """What one step made for one completion: new tokens, perhaps the end.
+
+    A struct, not a dataclass: a step makes one for each row, and these are made ten times as fast.
+    """
 
     request_id: str
     index: int
