@@ -75,6 +75,9 @@ class ModelConfig(BaseModel):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="compile the model's layers; auto: where it pays"
     )
+    fused_layers: bool = Field(
+        True, description="on a GPU, compute Llama-like layers with kernels made for small batches"
+    )
     cuda_graphs: bool = Field(True, description="capture each shape of a step as a CUDA graph")
 
 

@@ -55,7 +55,7 @@ class TorchRunner:
         if self._device.type == "cpu":
             pack_linear_layers(self._model)
         self.buckets = CPU_BUCKETS if self._device.type == "cpu" else GPU_BUCKETS
-        shape = _kv_shape(loaded, engine.page_size)
+        shape = KVShape.of(loaded.model, engine.page_size)
         wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
         self.num_pages = 1 + min(wanted, pages_that_fit(shape.page_bytes, self._device, config))
         self._cache = KVCache(shape, self.num_pages, self._device)
@@ -127,11 +127,3 @@ def _sample_row(sequence: Sequence) -> SampleRow:
         else (),
         logprobs=request.logprobs,
     )
-
-
-def _kv_shape(loaded: LoadedModel, page_size: int) -> KVShape:
-    config = loaded.model.config.get_text_config()
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return KVShape(config.num_hidden_layers, kv_heads, head_dim, page_size, loaded.model.dtype)
