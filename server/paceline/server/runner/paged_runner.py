@@ -97,7 +97,7 @@ class PagedRunner:
         started, before = time.monotonic(), self._free()
         shapes = list(self._usual_shapes())
         for number, shape in enumerate(shapes, 1):
-            self._run(shape, self._sampling.usual_variants)
+            self._sampling.prepare(self._graphs, self._run(shape))
             if number % 16 == 0:
                 logger.info("prepared %d of %d shapes", number, len(shapes))
         if self._on_gpu:
@@ -127,13 +127,10 @@ class PagedRunner:
         staging.fill(host, contents, shape.block_q)
         self._send_overflow(contents.news[3 * shape.updates :])
         self._send(shape)
-        rows = step.sampling_rows
-        variant = self._sampling.variant(rows)
         self._graphs.run(shape, lambda: self._forward(shape, device))
-        pending = self._sampling.launch(
-            self._graphs, rows, device.sample_slots, device.sample_positions, variant
+        return _Launched(
+            step, self._sampling.launch(self._graphs, step.sampling_rows, host, device)
         )
-        return _Launched(step, pending)
 
     def collect(self, handle: object) -> Sampled:
         """Waits for a step's tokens."""
@@ -165,7 +162,7 @@ class PagedRunner:
         self._pages = staging.PageNews(slots, self._engine.page_size)
         vocab_size = int(loaded.model.config.get_text_config().vocab_size)
         self._logits = torch.zeros((slots, vocab_size), dtype=loaded.model.dtype, device=device)
-        self._sampling = PagedSampling(self._logits, slots, self._row_buckets)
+        self._sampling = PagedSampling(self._logits)
 
     def _bind(self, cache: KVCache) -> None:
         self._cache = cache
@@ -180,7 +177,7 @@ class PagedRunner:
             torch.cuda.reset_peak_memory_stats(self._device)
             before = torch.cuda.memory_allocated(self._device)
             graphs, self._graphs = self._graphs, Graphs(False)
-            self._run(self._largest(), ())
+            self._run(self._largest())
             torch.cuda.synchronize()
             self._graphs = graphs
             working = torch.cuda.max_memory_allocated(self._device) - before
@@ -268,14 +265,14 @@ class PagedRunner:
         self._model.compute(ids, step, fields.sample_at, self._logits[: shape.rows])
 
     @torch.inference_mode()
-    def _run(self, shape: Shape, variants: tuple[object, ...]) -> None:
+    def _run(self, shape: Shape) -> Fields[Tensor]:
         """Computes an empty step: everything in it is padding."""
         fields = self._device_fields(shape)
         self._line.zero_()
         fields.token_slots.fill_(-1)
         fields.sample_slots.fill_(-1)
         self._graphs.run(shape, lambda: self._forward(shape, fields))
-        self._sampling.prepare(self._graphs, shape.rows, fields, variants)
+        return fields
 
     def _free(self) -> int:
         return torch.cuda.mem_get_info(self._device)[0] if self._on_gpu else 0

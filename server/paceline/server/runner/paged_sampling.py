@@ -128,8 +128,7 @@ class PagedSampling:
         if variant is Variant.FULL:
             self._state.prepare_full(penalties=False)
         key = ("sample", rows, variant, self._state.generation if variant is Variant.FULL else 0)
-        # The fields of different steps lie at different places, so a graph is known by where, too.
-        graphs.run((key, fields.sample_slots.data_ptr()), lambda: self._launch(fields, variant))
+        graphs.run(key, lambda: self._launch(fields, variant))
 
     def _launch(self, fields: Fields[Tensor], variant: Variant) -> None:
         rows = len(fields.sample_slots)

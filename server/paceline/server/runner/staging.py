@@ -43,7 +43,7 @@ class Shape:
     def sizes(self) -> tuple[int, ...]:
         """Elements of the `Fields`, in order."""
         t, r = self.tokens, self.rows
-        return (t, t, t, 4 * self.blocks, r, r, r, 1 + 3 * self.updates)
+        return (r, r, r, t, t, t, 4 * self.blocks, 1 + 3 * self.updates)
 
     @property
     def length(self) -> int:
@@ -55,23 +55,25 @@ class Shape:
 class Fields(Generic[Array]):
     """Views of one line: numpy arrays on the host, tensors on the device.
 
+    What sampling reads comes first: it lies at the same place in all steps of as many rows, and so they share a graph.
+
     Attributes:
-        tokens: ids, or `DEVICE_TOKEN`; padding is 0.
-        positions, token_slots: of each token; padding has slot -1.
-        blocks: flat `[blocks, 4]`, see `triton_attention.PagedStep`.
         sample_at: places in the line whose logits choose tokens; padding looks at place 0.
         sample_slots: whose they are; padding is -1.
         sample_positions: how many tokens the completion has before this one.
+        tokens: ids, or `DEVICE_TOKEN`; padding is 0.
+        positions, token_slots: of each token; padding has slot -1.
+        blocks: flat `[blocks, 4]`, see `triton_attention.PagedStep`.
         updates: how many, then (slot, place, page) each.
     """
 
+    sample_at: Array
+    sample_slots: Array
+    sample_positions: Array
     tokens: Array
     positions: Array
     token_slots: Array
     blocks: Array
-    sample_at: Array
-    sample_slots: Array
-    sample_positions: Array
     updates: Array
 
 
