@@ -16,7 +16,7 @@ from paceline.server.pages import PagePool
 from paceline.server.rectangles import Buckets
 from paceline.server.request import FinishReason, Output, Request, SamplingParams, StoppingParams
 from paceline.server.scheduler import Scheduler
-from paceline.server.step import Sample, Step
+from paceline.server.step import Sampled, Step
 from paper_model import PaperModel, expected_tokens
 
 PAGE_SIZE = 2
@@ -144,13 +144,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_page_is_owned_twice_or_lost(self) -> None:
         scheduler, pages = self.bench.scheduler, self.bench.pages
-        owned = Counter(page for s in scheduler._all() for page in s.pages)
+        owned = Counter(page for s in scheduler._life for page in s.pages)
         assert len(owned) == pages.num_used
         assert 0 not in owned
         for page, users in owned.items():
             assert users == pages._users[page]
             if users > 1:  # shared pages hold a prefix that is complete
-                holders = [s for s in scheduler._all() if page in s.pages]
+                holders = [s for s in scheduler._life if page in s.pages]
                 assert all(s.pages.index(page) < s.num_registered for s in holders)
 
     @invariant()
@@ -369,9 +369,9 @@ def test_a_row_without_finite_logits_fails_alone() -> None:
     bench.scheduler.add(request("good", [5, 6], 3))
     step = bench.scheduler.plan(0.0)
     assert step is not None
-    samples = bench.model.run(step)
+    sampled = bench.model.run(step)
 
-    bench.outputs += bench.scheduler.apply(step, [Sample(-1), samples[1]], 0.0)
+    bench.outputs += bench.scheduler.apply(step, Sampled([-1, sampled.token_ids[1]]), 0.0)
     bench.run()
 
     assert bench.reasons["bad", 0] is FinishReason.ERROR

@@ -19,7 +19,11 @@ from .request import (
 class Sequence:
     """Completion `index` of a request. Owned by the scheduler; all times are seconds of its clock.
 
-    Invariant: keys and values of `tokens[:num_computed]` are in `pages`.
+    Planning is optimistic: a step counts as done once it is planned. So with steps in flight there are
+    `len(tokens) + pending` tokens, of which the host does not know the last `pending` yet.
+
+    Invariant: keys and values of positions 0 .. num_computed - 1 are in `pages`, or a launched step
+    writes them there.
     """
 
     request: Request
@@ -28,8 +32,15 @@ class Sequence:
     sampling: SamplingParams = field(init=False)
     tokens: list[int] = field(init=False)  # prompt, then output
     expires: float = field(init=False)  # at its deadline or time limit; infinity without either
+    ends: frozenset[int] = field(init=False)  # tokens after which nothing follows
+    place: tuple[int, int] = field(init=False)  # in the queue: priority first, then arrival
+    limit: int = 2**62  # tokens, prompt and output together, at which it ends
     queued: bool = True  # until it first joins
+    slot: int = -1  # its number among the running ones, 0 .. max_batch_size - 1; -1 while it waits
     num_computed: int = 0
+    # Tokens chosen by steps that were not read back. 0 or 1 whenever a step is planned; 2 between
+    # the planning of a step and the read-back of the one before it.
+    pending: int = 0
     pages: list[int] = field(default_factory=list)
     num_registered: int = 0  # full pages the prefix cache knows
     chain: int = 0  # prefix-cache node of the last registered page
@@ -38,9 +49,11 @@ class Sequence:
     first_scheduled: float | None = None
     first_token: float | None = None
     last_token: float | None = None
-    steps: int = 0
-    rows_seen: int = 0  # sum over its steps of the rows beside it, itself included
+    steps: int = 0  # while it ran
+    rows_seen: int = 0  # sum over these steps of their rows, itself included
     rows_max: int = 0
+    joined_steps: int = 0  # the counters of all steps and of all their rows, when it last joined
+    joined_rows: int = 0
 
     def __post_init__(self) -> None:
         sampling = self.request.sampling
@@ -48,6 +61,9 @@ class Sequence:
         self.tokens = list(self.request.prompt_ids)
         limits = (self.request.deadline, self.request.time_limit)
         self.expires = min((t for t in limits if t is not None), default=float("inf"))
+        stopping = self.request.stopping
+        self.ends = stopping.eos_token_ids | stopping.stop_token_ids
+        self.place = (self.request.priority, self.order)
 
     @property
     def num_prompt(self) -> int:
@@ -58,19 +74,10 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt_ids)
 
     @property
-    def remaining(self) -> int:
-        """Tokens whose keys and values are still to be computed; 1 while decoding."""
-        return len(self.tokens) - self.num_computed
-
-    @property
     def prefilling(self) -> bool:
         """Whether the prompt (or, after a preemption, what was there) is still being computed."""
-        return self.remaining > 1 or self.num_output == 0
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Sort key of the queue: priority first, then arrival."""
-        return (self.request.priority, self.order)
+        remaining = len(self.tokens) + self.pending - self.num_computed
+        return remaining > 1 or self.num_output + self.pending == 0
 
     @property
     def banned(self) -> tuple[int, ...]:
@@ -78,15 +85,7 @@ class Sequence:
         stopping = self.request.stopping
         if self.num_output >= stopping.min_tokens:
             return ()
-        return tuple(stopping.eos_token_ids | stopping.stop_token_ids)
-
-    def saw_step(self, rows: int, now: float) -> None:
-        """Notes a step this sequence takes part in, beside `rows - 1` others."""
-        if self.first_scheduled is None:
-            self.first_scheduled = now
-        self.steps += 1
-        self.rows_seen += rows
-        self.rows_max = max(self.rows_max, rows)
+        return tuple(self.ends)
 
     def append(self, token: int, now: float) -> None:
         self.tokens.append(token)
