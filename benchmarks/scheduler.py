@@ -29,6 +29,7 @@ PAGE_SIZE = 16
 MAX_CONTEXT = 4096
 # As on a GPU: rows are not padded, the line of tokens is.
 BUCKETS = Buckets(rows=(), width=1, lines=tuple(2**i for i in range(13)))
+EOS = frozenset({2})
 Times = dict[str, list[float]]
 
 
@@ -122,7 +123,7 @@ def _scheduler(rows: int) -> Scheduler:
 
 def _request(rng: random.Random, number: int, prompt_tokens: int, max_tokens: int) -> Request:
     prompt = tuple(rng.randrange(30_000) for _ in range(prompt_tokens))
-    stopping = StoppingParams(max_tokens, eos_token_ids=frozenset({2}))
+    stopping = StoppingParams(max_tokens, eos_token_ids=EOS)
     return Request(str(number), prompt, SamplingParams(), stopping, float(number))
 
 

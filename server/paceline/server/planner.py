@@ -37,14 +37,17 @@ class Planner(ABC):
         """Gives a sequence the page that position `start` begins. False if it lost all it had instead."""
         # A page is full when the next begins: only then the host knows its last token for certain.
         self._residency.register(sequence, start)
-        while self._residency.lacks(sequence, start + 1):
+        pages = sequence.pages
+        if start < len(pages) * self._pages.page_size:
+            return True
+        while not self._pages.num_idle:
             # Only decoding rows grow, and they are planned in the order of their place: whoever comes
             # last of all has no row in this step yet.
             victim = self._running.last
             self._life.preempt(victim)
             if victim is sequence:
                 return False
-        self._residency.extend(sequence, start + 1)
+        pages += self._pages.take(1)
         return True
 
     def _prefill_row(self, sequence: Sequence, end: int, now: float, *, samples: bool) -> Row:
@@ -97,6 +100,7 @@ class MixedPlanner(Planner):
         """
         rows: list[Row] = []
         page_size = self._pages.page_size
+        new = tuple.__new__  # half the time of `Row(...)`
         # Preemption shortens the list from its end, past the row at hand.
         for sequence in self._running.decoding:
             start = sequence.num_computed
@@ -107,7 +111,7 @@ class MixedPlanner(Planner):
                 break  # it was the last of all
             sequence.num_computed = end
             sequence.pending += 1
-            rows.append(Row(sequence, start, end, True, start // page_size + 1))
+            rows.append(new(Row, (sequence, start, end, True, start // page_size + 1)))
         return rows
 
     def _prefill(self, budget: int, width: int, now: float) -> list[Row]:

@@ -67,11 +67,13 @@ class Residency:
         size = self._pages.page_size
         if self._chunk is not None:
             end = min(end, sequence.num_prompt) // self._chunk * self._chunk
-        full = end // size
-        for i in range(sequence.num_registered, full):
-            block = sequence.tokens[i * size : (i + 1) * size]
-            sequence.chain = self._pages.register(sequence.pages[i], sequence.chain, block)
+        tokens, chain = sequence.tokens, sequence.chain
+        for i in range(sequence.num_registered, end // size):
+            chain = self._pages.register(
+                sequence.pages[i], chain, tokens[i * size : (i + 1) * size]
+            )
             sequence.num_registered = i + 1
+        sequence.chain = chain
 
     def release(self, sequence: Sequence) -> None:
         """Gives all pages back; what is computed is forgotten."""

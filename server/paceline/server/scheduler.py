@@ -13,7 +13,7 @@ from .pages import PagePool
 from .planner import MixedPlanner, Planner
 from .policy import Queue, make_policy
 from .rectangles import Buckets
-from .request import FinishReason, Load, Output, Request
+from .request import FinishReason, Load, Output, Request, TokenLogprobs
 from .residency import Residency
 from .sequence import Sequence
 from .step import Sampled, Step
@@ -132,6 +132,7 @@ class Scheduler:
         self.bounds.count_good_step()
         logprobs = sampled.logprobs
         outputs: list[Output] = []
+        made = 0
         # What a step costs the host is this loop and the planner's.
         for i, (row, token) in enumerate(zip(step.sampling_rows, sampled.token_ids, strict=True)):
             sequence = row.sequence
@@ -147,16 +148,18 @@ class Scheduler:
             if sequence.first_token is None:
                 sequence.first_token = now
                 self._counters.cached_tokens += sequence.cached_tokens
-            self._counters.output_tokens += 1
+            made += 1
             finish = None
             if token in sequence.ends or len(tokens) >= sequence.limit:
                 finish = self._life.complete(sequence, now)
-            found = None if logprobs is None else logprobs[i]
-            request_id, index = sequence.request.id, sequence.index
-            more = () if found is None else (found,)
-            outputs.append(Output(request_id, index, (token,), more, finish))
+            more: tuple[TokenLogprobs, ...] = ()
+            if logprobs is not None and (found := logprobs[i]) is not None:
+                more = (found,)
+            output = Output(sequence.request_id, sequence.index, (token,), more, finish)
+            outputs.append(output)
             if sequence is self._struck:
                 self._struck = None
+        self._counters.output_tokens += made
         return outputs
 
     def fail(self, step: Step, now: float, error: PacelineError) -> list[Output]:

@@ -26,29 +26,32 @@ class Sequence:
     writes them there.
     """
 
+    # What every step reads or writes comes first: 256 of these are more than a cache holds.
     request: Request
     index: int
     order: int  # of arrival; what was there first goes first
-    sampling: SamplingParams = field(init=False)
+    request_id: str = field(init=False)
     tokens: list[int] = field(init=False)  # prompt, then output
-    expires: float = field(init=False)  # at its deadline or time limit; infinity without either
     ends: frozenset[int] = field(init=False)  # tokens after which nothing follows
-    place: tuple[int, int] = field(init=False)  # in the queue: priority first, then arrival
+    num_prompt: int = field(init=False)
     limit: int = 2**62  # tokens, prompt and output together, at which it ends
-    queued: bool = True  # until it first joins
-    slot: int = -1  # its number among the running ones, 0 .. max_batch_size - 1; -1 while it waits
     num_computed: int = 0
     # Tokens chosen by steps that were not read back. 0 or 1 whenever a step is planned; 2 between
     # the planning of a step and the read-back of the one before it.
     pending: int = 0
+    first_token: float | None = None
+    last_token: float | None = None
+    slot: int = -1  # its number among the running ones, 0 .. max_batch_size - 1; -1 while it waits
+    place: tuple[int, int] = field(init=False)  # in the queue: priority first, then arrival
+    sampling: SamplingParams = field(init=False)
+    expires: float = field(init=False)  # at its deadline or time limit; infinity without either
+    queued: bool = True  # until it first joins
     pages: list[int] = field(default_factory=list)
     num_registered: int = 0  # full pages the prefix cache knows
     chain: int = 0  # prefix-cache node of the last registered page
     cached_tokens: int = 0
     preemptions: int = 0
     first_scheduled: float | None = None
-    first_token: float | None = None
-    last_token: float | None = None
     steps: int = 0  # while it ran
     rows_seen: int = 0  # sum over these steps of their rows, itself included
     rows_max: int = 0
@@ -58,20 +61,20 @@ class Sequence:
     def __post_init__(self) -> None:
         sampling = self.request.sampling
         self.sampling = replace(sampling, seed=(sampling.seed + self.index) % 2**64)
+        self.request_id = self.request.id
         self.tokens = list(self.request.prompt_ids)
+        self.num_prompt = len(self.tokens)
         limits = (self.request.deadline, self.request.time_limit)
         self.expires = min((t for t in limits if t is not None), default=float("inf"))
         stopping = self.request.stopping
-        self.ends = stopping.eos_token_ids | stopping.stop_token_ids
+        self.ends = stopping.eos_token_ids
+        if stopping.stop_token_ids:
+            self.ends |= stopping.stop_token_ids
         self.place = (self.request.priority, self.order)
 
     @property
-    def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
-
-    @property
     def num_output(self) -> int:
-        return len(self.tokens) - len(self.request.prompt_ids)
+        return len(self.tokens) - self.num_prompt
 
     @property
     def prefilling(self) -> bool:
