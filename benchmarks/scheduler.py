@@ -78,7 +78,7 @@ def _stream(rows: int, waiting: int, steps: int, ahead: bool) -> Times:
 
     def refill() -> None:
         nonlocal sent
-        while len(scheduler._waiting) < waiting or len(scheduler._running) < rows and sent < rows:
+        while len(scheduler._waiting) < waiting or (len(scheduler._running) < rows and sent < rows):
             scheduler.add(_request(rng, sent, rng.randint(8, 512), rng.randint(16, 256)))
             sent += 1
 

@@ -42,6 +42,11 @@ class PaperModel:
                 self._newest[row.sequence.slot] = (row.end, tokens[-1])
         return Sampled(tokens)
 
+    def wipe(self) -> None:
+        """Nothing that was written can be read any more."""
+        self._held.clear()
+        self._newest.clear()
+
     def _text(self, row: Row) -> tuple[int, ...]:
         """The sequence up to the row's end, as the device knows it."""
         assert 0 <= row.start < row.end, "a row computes something"
