@@ -20,13 +20,18 @@ PORTIONS = ("proto", "server", "client", "loadgen")
 PURE = {
     f"paceline.server.{name}"
     for name in (
+        "bounds",
         "counters",
+        "deterministic",
         "errors",
+        "lifecycle",
         "pages",
+        "planner",
         "policy",
         "rectangles",
         "request",
         "residency",
+        "running",
         "scheduler",
         "sequence",
         "step",

@@ -17,7 +17,7 @@ BUCKETS = Buckets(rows=(1, 2, 4, 8), width=4)
 
 def row(tokens: int, pages: int = 1) -> Row:
     request = Request("r", (1,) * tokens, SamplingParams(), StoppingParams(1), 0.0)
-    return Row(Sequence(request, 0, 0), 0, tokens, (1,) * tokens, (1,) * pages, samples=True)
+    return Row(Sequence(request, 0, 0), 0, tokens, True, pages)
 
 
 def prefill(policy: Policy, lengths: list[int], batch_rows: int = 0) -> list[tuple[int, int]]:
@@ -54,9 +54,9 @@ def test_decode_splits_where_contexts_differ_much() -> None:
 
     short, long = decode_rectangles(rows, CONTINUOUS, 0, buckets)
 
-    assert [len(r.pages) for r in short.rows] == [2, 3]
+    assert [r.num_pages for r in short.rows] == [2, 3]
     assert short.height == 7  # with the padding
-    assert [len(r.pages) for r in long.rows] == [30]
+    assert [r.num_pages for r in long.rows] == [30]
 
 
 @given(

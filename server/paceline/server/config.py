@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Mode(enum.StrEnum):
@@ -42,6 +42,21 @@ class EngineConfig(BaseModel):
         False,
         description="a request's tokens and log-probabilities do not depend on its neighbours",
     )
+    prefill_chunk: int = Field(
+        128,
+        ge=1,
+        validate_default=True,
+        description="tokens of a prompt chunk in deterministic mode",
+    )
+
+    @field_validator("prefill_chunk")
+    @classmethod
+    def _whole_pages(cls, value: int, info: ValidationInfo) -> int:
+        # Pages of a prefix are reused by whole chunks.
+        size = info.data.get("page_size", value)
+        if info.data.get("deterministic") and value % size:
+            raise ValueError(f"must be a multiple of page_size, {size}")
+        return value
 
 
 class ModelConfig(BaseModel):

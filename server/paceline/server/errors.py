@@ -7,6 +7,8 @@ PacelineError
 ├── DeadlineExceeded      DEADLINE_EXCEEDED
 ├── FeatureUnavailable    FAILED_PRECONDITION
 ├── EngineFailure         INTERNAL, fixed text and an error id
+├── OutOfMemory           RESOURCE_EXHAUSTED: the request alone is more than the device holds
+├── StepOutOfMemory       never on the wire: a runner's word for a step that did not fit
 └── SetupError            never on the wire: one line for the operator, exit code 2
 """
 
@@ -80,6 +82,19 @@ class EngineFailure(PacelineError):
     def __init__(self, error_id: str) -> None:
         super().__init__(f"internal error {error_id}")
         self.error_id = error_id
+
+
+class OutOfMemory(PacelineError):
+    """The device has no memory for this request, though it was computed alone and in the smallest steps."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self) -> None:
+        super().__init__("the device has not enough memory for this request")
+
+
+class StepOutOfMemory(PacelineError):
+    """A step did not fit into the device's memory; its rows are computed again, in smaller steps."""
 
 
 class SetupError(PacelineError):

@@ -15,7 +15,7 @@ from .errors import InvalidRequest, QueueFull, Unavailable
 from .job import Job
 from .rectangles import Buckets
 from .request import FinishReason, Load, Output
-from .step import Sample, Step
+from .step import Sampled, Step
 from .stops import StopSet
 from .tokenizer import Tokenizer
 
@@ -52,6 +52,7 @@ class KeptRunner:
         self.info = inner.info
         self.num_pages = inner.num_pages
         self.buckets: Buckets = inner.buckets
+        self.ahead = inner.ahead
         self._inner = inner
         self._warm = False
 
@@ -63,7 +64,7 @@ class KeptRunner:
     def launch(self, step: Step) -> object:
         return self._inner.launch(step)
 
-    def collect(self, handle: object) -> list[Sample]:
+    def collect(self, handle: object) -> Sampled:
         return self._inner.collect(handle)
 
     def close(self) -> None:

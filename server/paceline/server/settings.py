@@ -127,8 +127,8 @@ def _explain(error: ValidationError, given: dict[str, Any], path: str | None) ->
         source = _flag(name)
     elif f"{_PREFIX}{name.upper()}" in os.environ:
         source = f"{_PREFIX}{name.upper()}"
-    else:
-        source = f"{name!r} in {path}"
+    else:  # a default can be wrong only beside another setting
+        source = _flag(name) if path is None else f"{name!r} in {path}"
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{source}: there is no such setting"
