@@ -1,5 +1,8 @@
-"""Import before anything imports triton: its kernels then run on CPUs, one program after the other, in Python."""
+"""Import before anything imports triton: without a GPU its kernels run on CPUs, one program after the other, in Python."""
 
 import os
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton_interpreter  # noqa: F401  # before triton
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -14,6 +15,14 @@ pytest.importorskip("triton")
 from paceline.server.runner import triton_attention as attention
 
 PAGE = 4
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def on_the_device() -> Iterator[None]:
+    """Tensors are made where the kernels run."""
+    with torch.device(DEVICE):
+        yield
 
 
 @dataclass

@@ -73,11 +73,10 @@ Loader = Callable[[ServeConfig], Loaded]
 
 def load_torch(config: ServeConfig) -> Loaded:
     """The model that `config` names, on torch. SetupError if it cannot be loaded."""
-    from .runner import attention, loading, torch_runner
+    from .runner.make import load_runner
 
-    model = loading.load(config, attention.register())
-    runner = torch_runner.TorchRunner(model, config, config)
-    return Loaded(runner, model.tokenizer, model.num_threads)
+    loaded, runner = load_runner(config, config)
+    return Loaded(runner, loaded.tokenizer, loaded.num_threads)
 
 
 class App:

@@ -67,6 +67,7 @@ class Lifecycle:
         self._history = StepHistory()
         self._by_id: dict[str, list[Sequence]] = {}
         self._order = count()
+        self._stays = count()
 
     def __iter__(self) -> Iterator[Sequence]:
         return chain(self.running, self.waiting)
@@ -89,6 +90,7 @@ class Lifecycle:
         """From the queue to a slot; it has its pages already."""
         self.waiting.remove(sequence)
         self.running.join(sequence, prefilling=prefilling)
+        sequence.stay = next(self._stays)
         sequence.joined_steps = self.counters.steps
         sequence.joined_rows = self.counters.row_steps
         self._dequeue(sequence)

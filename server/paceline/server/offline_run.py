@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .completion import Completion, Delta
@@ -19,6 +21,7 @@ from .step import Sampled, Step
 from .stops import StopSet
 from .tokenizer import Tokenizer
 
+_SWITCH_S = 1e-4  # Python's own interval is 5 ms, several steps of a GPU
 _LOOK_S = 1.0  # how often a silent engine is looked after
 
 
@@ -71,6 +74,17 @@ class KeptRunner:
         """Leaves the model where it is."""
 
 
+@contextlib.contextmanager
+def _quick_switches() -> Iterator[None]:
+    """Lets the engine's thread have the interpreter soon after it asks: while it waits, a GPU may wait for it."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 @dataclass(slots=True)
 class _Open:
     """A job the engine works on."""
@@ -112,9 +126,10 @@ class OfflineRun:
         self._engine.start()
         started = time.perf_counter()
         try:
-            while waiting or self._open:
-                self._submit(waiting)
-                self._read()
+            with _quick_switches():
+                while waiting or self._open:
+                    self._submit(waiting)
+                    self._read()
         except KeyboardInterrupt:
             interrupted = True
         finally:

@@ -85,7 +85,8 @@ class MixedPlanner(Planner):
         rectangles: list[Rectangle] = []
         width = budget
         if waiting_for:
-            width = max(1, budget // waiting_for)
+            height = max(waiting_for, batch_rows if self._policy.keeps_rows else 0)
+            width = max(1, budget // height)
         elif decode := self._decode():
             rectangles += decode_rectangles(decode, self._policy, batch_rows, self._buckets)
             budget -= len(decode)

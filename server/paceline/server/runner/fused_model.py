@@ -66,6 +66,8 @@ class FusedModel:
         config = model.config
         self._heads = int(config.num_attention_heads)
         self._eps = float(config.rms_norm_eps)
+        # The interpreter takes a second for what a GPU does in microseconds: there torch multiplies.
+        self._small = SMALL if model.device.type == "cuda" else 0
         self._embedding: Tensor = inner.embed_tokens.weight
         self._norm: Tensor = inner.norm.weight
         head: Any = model.get_output_embeddings()
@@ -84,13 +86,13 @@ class FusedModel:
         for layer, cache in zip(self._layers, self._caches, strict=True):
             x = self._layer(x, layer, cache, step)
         chosen = x.index_select(0, sample_at)
-        if len(chosen) <= SMALL:
-            triton_linear.norm_linear(chosen, self._norm, self._eps, self._head, out=out)
+        if len(chosen) <= self._small:
+            out.copy_(triton_linear.norm_linear(chosen, self._norm, self._eps, self._head))
         else:
             torch.mm(rms_norm(chosen, self._norm, self._eps), self._head.t(), out=out)
 
     def _layer(self, x: Tensor, layer: _Layer, cache: Tensor, step: PagedStep) -> Tensor:
-        small = len(x) <= SMALL
+        small = len(x) <= self._small
         if small:
             qkv = triton_linear.norm_linear(
                 x, layer.input_norm, self._eps, layer.qkv, layer.qkv_bias

@@ -29,13 +29,15 @@ from .memory import MIB, pages_that_fit
 from .paged_model import PagedModel
 from .paged_sampling import PagedSampling, Pending
 from .staging import Fields, Shape
-from .triton_attention import PagedStep, block_q, splits_for
+from .triton_attention import SPLIT, PagedStep, block_q, splits_for
 from .triton_layer import begin
 
 logger = logging.getLogger(__name__)
 
 _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-_LINES = (*_ROWS, 640, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096, 6144, 8192)
+# Products of large lines are tiled by 128 tokens.
+_LINES = (*_ROWS, *range(640, 2049, 128), 2560, 3072, 4096, 6144, 8192)
+_MIXED_FROM = 16  # shorter lines with prompt chunks in them are padded to this
 _IN_FLIGHT = 3  # lines on the host: one being copied, one waiting behind it, one being filled
 
 
@@ -75,6 +77,8 @@ class PagedRunner:
         self._engine = engine
         self._device = torch.device(loaded.info.device)
         self._on_gpu = self._device.type == "cuda"
+        # Graphs are not captured on the default stream. Whichever thread calls, all work goes here.
+        self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None
         self._graphs = Graphs(self._on_gpu and config.cuda_graphs)
         self._slots = engine.max_batch_size
         most_tokens = max(engine.max_step_tokens, engine.max_batch_size)
@@ -82,6 +86,7 @@ class PagedRunner:
         lines = sorted({*_up_to(_LINES, most_tokens), self._slots})
         self.buckets = Buckets(rows=(), width=1, lines=tuple(lines))
         self._row_buckets = _up_to(_ROWS, self._slots)
+        self._shortest_mixed = next((size for size in lines if size >= _MIXED_FROM), lines[-1])
         model = loaded.model
         kv = KVShape.of(model, engine.page_size)
         context = loaded.info.max_context_tokens
@@ -91,13 +96,16 @@ class PagedRunner:
         self._make_tables(loaded, most_tokens)
         self.num_pages = 1 + self._size_cache(kv, config)
         self._bind(KVCache(kv, self.num_pages, self._device))
+        if self._on_gpu:
+            torch.cuda.synchronize()  # what was made on the default stream is there for ours
 
     def warm_up(self) -> None:
         """Compiles and captures every usual shape, the largest first, so that later ones fit in its memory."""
         started, before = time.monotonic(), self._free()
         shapes = list(self._usual_shapes())
         for number, shape in enumerate(shapes, 1):
-            self._sampling.prepare(self._graphs, self._run(shape))
+            with torch.cuda.stream(self._stream):
+                self._sampling.prepare(self._graphs, self._run(shape))
             if number % 16 == 0:
                 logger.info("prepared %d of %d shapes", number, len(shapes))
         if self._on_gpu:
@@ -114,7 +122,8 @@ class PagedRunner:
     def launch(self, step: Step) -> _Launched:
         """Starts a step; the device may still be busy with earlier ones. StepOutOfMemory if it cannot hold it."""
         try:
-            return self._launch(step)
+            with torch.cuda.stream(self._stream):
+                return self._launch(step)
         except torch.OutOfMemoryError as exc:
             torch.cuda.empty_cache()
             raise StepOutOfMemory(str(exc).splitlines()[0]) from exc
@@ -188,16 +197,20 @@ class PagedRunner:
         return self._mixed_shape(self.buckets.lines[-1], self._slots, 1)
 
     def _usual_shapes(self) -> Iterator[Shape]:
-        for tokens in reversed(self.buckets.lines):
-            for rows in reversed(self._mixed_rows()):
-                if tokens >= 16:
-                    yield self._mixed_shape(tokens, rows, 1)
-        for rows in reversed(self._row_buckets):
-            yield self._decode_shape(rows, 1)
+        """All but those for the longest contexts of models that have very long ones."""
+        most = splits_for(min(self._max_pages * self._engine.page_size, 16 * SPLIT))
+        for splits in sorted({1, most}):
+            for tokens in reversed(self.buckets.lines):
+                if tokens >= _MIXED_FROM:
+                    for rows in self._mixed_rows(tokens):
+                        yield self._mixed_shape(tokens, rows, splits)
+            for rows in reversed(self._row_buckets):
+                yield self._decode_shape(rows, splits)
 
-    def _mixed_rows(self) -> tuple[int, ...]:
-        """Sampling rows that steps with prompt chunks are padded to: few, as each is a graph for each length."""
-        return tuple(sorted({min(rows, self._slots) for rows in (8, 64, self._slots)}))
+    def _mixed_rows(self, tokens: int) -> list[int]:
+        """Sampling rows that lines with prompt chunks are padded to: few, as each is a graph for each length."""
+        sizes = sorted({min(rows, self._slots) for rows in (8, 64, self._slots)})
+        return [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < tokens]
 
     def _decode_shape(self, rows: int, splits: int) -> Shape:
         return Shape(rows, rows, rows, rows, 1, splits)
@@ -214,8 +227,9 @@ class PagedRunner:
         splits = splits_for(longest)
         if contents.decodes_only:
             return self._decode_shape(step.line, splits)
-        rows = next(r for r in self._mixed_rows() if r >= len(step.sampling_rows))
-        return self._mixed_shape(step.line, rows, splits)
+        tokens = max(step.line, self._shortest_mixed)
+        rows = next(r for r in self._mixed_rows(tokens) if r >= len(step.sampling_rows))
+        return self._mixed_shape(tokens, rows, splits)
 
     def _next_line(self, shape: Shape) -> tuple[Fields[np.ndarray], Fields[Tensor]]:
         """The host's next free line, cut for this shape, and the device's."""

@@ -95,16 +95,16 @@ class PageNews:
 
     def __init__(self, slots: int, page_size: int) -> None:
         self._page_size = page_size
-        self._layout = [-1] * slots
+        self._tenants: list[tuple[Sequence | None, int]] = [(None, -1)] * slots
         self._sent = [0] * slots
 
     def of(self, row: Row) -> tuple[bool, list[int]]:
         """Whether the row's sequence is new in its slot, and the table entries to send for it, flat."""
         sequence = row.sequence
         slot = sequence.slot
-        fresh = self._layout[slot] != sequence.layout
+        fresh = self._tenants[slot] != (sequence, sequence.stay)
         if fresh:
-            self._layout[slot] = sequence.layout
+            self._tenants[slot] = (sequence, sequence.stay)
             self._sent[slot] = 0
         entries: list[int] = []
         for place in range(self._sent[slot], row.num_pages):
@@ -115,7 +115,9 @@ class PageNews:
     def may_have(self, row: Row) -> bool:
         """A cheap look at a row of one token: False where `of` would find nothing."""
         sequence = row.sequence
-        return row.start % self._page_size == 0 or self._layout[sequence.slot] != sequence.layout
+        tenant, stay = self._tenants[sequence.slot]
+        begins_page = row.start % self._page_size == 0
+        return begins_page or tenant is not sequence or stay != sequence.stay
 
 
 @dataclass(eq=False)

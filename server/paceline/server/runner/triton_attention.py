@@ -31,7 +31,7 @@ class PagedStep:
         blocks: `[blocks, 4]`: slot, first token in the line, number of tokens (0: an empty block), first position.
         page_table: `[slots, pages]`: where each slot's tokens are.
         block_q: tokens a block holds at most.
-        splits: how many splits the longest one-token block may have, a power of two.
+        splits: how many splits the longest one-token block may have, see `splits_for`.
     """
 
     positions: Tensor
@@ -266,5 +266,8 @@ def block_q(heads: int, kv_heads: int, *, chunks: bool) -> int:
 
 
 def splits_for(context: int) -> int:
-    """The smallest power of two of splits that covers `context` keys."""
-    return int(triton.next_power_of_2(-(-context // SPLIT)))
+    """How many splits to launch for `context` keys: 1, 16, 256, …, for each is another graph, and empty ones are cheap."""
+    splits = 1
+    while splits * SPLIT < context:
+        splits *= 16
+    return splits

@@ -148,29 +148,29 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _begin(
-    tokens, last_token, token_slots, updates, page_table, ids, table_row,
-    COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    tokens, last_token, token_slots, updates, page_table, ids, table_row, length,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    if tl.program_id(0) == 0:
-        at = tl.arange(0, BLOCK)
-        for start in range(0, COUNT, BLOCK):
-            inside = start + at < COUNT
-            token = tl.load(tokens + start + at, mask=inside, other=0)
-            slot = tl.load(token_slots + start + at, mask=inside, other=-1)
-            known = tl.load(last_token + slot, mask=inside & (token < 0) & (slot >= 0), other=0)
-            tl.store(ids + start + at, tl.where(token < 0, known, token).to(tl.int64), mask=inside)
+    at = tl.arange(0, BLOCK)
+    program = tl.program_id(0)
+    if program < tl.num_programs(0) - 1:
+        place = program * BLOCK + at
+        real = place < length
+        token = tl.load(tokens + place, mask=real, other=0)
+        slot = tl.load(token_slots + place, mask=real, other=-1)
+        known = tl.load(last_token + slot, mask=real & (token < 0) & (slot >= 0), other=0)
+        tl.store(ids + place, tl.where(token < 0, known, token).to(tl.int64), mask=real)
     else:
-        at = tl.arange(0, BLOCK)
         count = tl.load(updates)
         for start in range(0, count, BLOCK):
             inside = start + at < count
             entry = updates + 1 + (start + at) * 3
-            slot = tl.load(entry, mask=inside, other=0)
-            place = tl.load(entry + 1, mask=inside, other=0)
+            row = tl.load(entry, mask=inside, other=0)
+            column = tl.load(entry + 1, mask=inside, other=0)
             page = tl.load(entry + 2, mask=inside, other=0)
-            tl.store(page_table + slot * table_row + place, page, mask=inside)
+            tl.store(page_table + row * table_row + column, page, mask=inside)
 
 
 def begin(
@@ -193,8 +193,9 @@ def begin(
         The line's ids `[tokens]`, int64.
     """
     ids = torch.empty(tokens.shape, dtype=torch.int64, device=tokens.device)
-    _begin[(2,)](
-        tokens, last_token, token_slots, updates, page_table, ids, page_table.stride(0),
-        COUNT=tokens.shape[0], BLOCK=256, num_warps=4,
+    length, block = tokens.shape[0], 256
+    _begin[(triton.cdiv(length, block) + 1,)](
+        tokens, last_token, token_slots, updates, page_table, ids, page_table.stride(0), length,
+        BLOCK=block, num_warps=4,
     )  # fmt: skip
     return ids
