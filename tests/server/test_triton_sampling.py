@@ -29,6 +29,12 @@ from paceline.server.runner.sampling_table import SetRow, Variant, kind
 from paceline.server.runner.triton_sampling import part_of as kernel_part_of
 from paceline.server.runner.triton_sampling import share as kernel_share
 
+pytestmark = [
+    # What GPUs do in silence, numpy, on which Triton's interpreter computes, warns of.
+    pytest.mark.filterwarnings(f"ignore:{message}:RuntimeWarning")
+    for message in ("All-NaN", "overflow encountered", "invalid value encountered")
+]
+
 GREEDY = SamplingParams(temperature=0.0)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 SAMPLED_PARAMS = [
@@ -60,7 +66,8 @@ FULL_PARAMS = [
 def make_state(slots: int, vocab: int, small: bool = True) -> SamplingState:
     """With `small`, a row has several chunks, and often more tokens than fit its candidates."""
     if small:
-        return SamplingState(slots, vocab, DEVICE, chunk=256, capacity=64, block=512)
+        chunk = 32 if vocab < 100 else 256
+        return SamplingState(slots, vocab, DEVICE, chunk=chunk, capacity=chunk, block=2 * chunk)
     return SamplingState(slots, vocab, DEVICE)
 
 
@@ -233,6 +240,7 @@ def test_a_thousand_draws_are_the_slow_path_s() -> None:
     assert assert_close_enough(got, logits, rows) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [3.0, 0.05])
 def test_a_real_vocabulary(scale: float) -> None:
     """49,152 tokens, peaked, and so flat that they do not fit the candidates."""
@@ -247,15 +255,15 @@ def test_a_real_vocabulary(scale: float) -> None:
 @pytest.mark.parametrize("params", SAMPLED_PARAMS + FULL_PARAMS, ids=str)
 def test_a_row_without_usable_logits_harms_nobody(params: SamplingParams) -> None:
     """NaN anywhere or an infinite largest logit gives no token for that row, and for it alone."""
-    clean = random_logits(6, 1000, 0, 3.0, None).to(torch.bfloat16)
+    clean = random_logits(6, 97, 0, 3.0, None).to(torch.bfloat16)
     rows = [SampleRow(params, i, output_ids=(1, 2)) for i in range(6)]
-    expected = choose(make_state(6, 1000), clean, rows)
+    expected = choose(make_state(6, 97), clean, rows)
     broken = clean.clone()
-    broken[1, 700] = math.nan
+    broken[1, 70] = math.nan
     broken[2] = math.nan
     broken[3, 8] = math.inf
     broken[4] = -math.inf
-    tokens = choose(make_state(6, 1000), broken, rows)
+    tokens = choose(make_state(6, 97), broken, rows)
     assert tokens == [expected[0], *[NO_TOKEN] * 4, expected[5]]
     assert NO_TOKEN not in expected
 

@@ -131,6 +131,8 @@ class SamplingState:
     ) -> None:
         """Chooses a token for each row by launches alone: nothing waits, and a CUDA graph can hold it.
 
+        Kernels are compiled at their first launch, so call it once before recording. No slot may come twice.
+
         Args:
             logits: [R, V], bf16, fp16 or fp32, which stay as they are.
             slots: [R], int32; below zero: a row of padding, whose token is 0 and changes nothing.
