@@ -131,6 +131,8 @@ class SamplingState:
     ) -> None:
         """Chooses a token for each row by launches alone: nothing waits, and a CUDA graph can hold it.
 
+        Kernels are compiled at their first launch, so call it once before recording. No slot may come twice.
+
         Args:
             logits: [R, V], bf16, fp16 or fp32, which stay as they are.
             slots: [R], int32; below zero: a row of padding, whose token is 0 and changes nothing.
@@ -341,10 +343,11 @@ class SamplingState:
         places, numbers, seen = [], [], []
         for slot, row in mine:
             first = slot * self._vocab_size
-            output, number = self._inside(row.output_ids).unique(return_counts=True)
+            output, number = torch.unique(self._inside(row.output_ids), return_counts=True)
             places.append(first + output)
             numbers.append(number)
-            seen.append(first + torch.cat([self._inside(row.prompt_ids), output]).unique())
+            both = torch.cat([self._inside(row.prompt_ids), output])
+            seen.append(first + torch.unique(both))
         slots_of_them = torch.tensor([slot for slot, _ in mine])
         return slots_of_them, torch.cat(places), torch.cat(numbers), torch.cat(seen)
 
@@ -366,7 +369,7 @@ class SamplingState:
             # The allocator of pinned memory keeps the block until the copy is done.
             together = together.pin_memory()
         sent = together.to(self._device, non_blocking=True)
-        return sent.split([len(part) for part in parts])
+        return torch.split(sent, [len(part) for part in parts])
 
     def _integers(self, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self._device)
