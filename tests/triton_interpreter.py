@@ -1,8 +1,9 @@
-"""Import before anything imports triton: without a GPU its kernels run on CPUs, one program after the other, in Python."""
+"""Import before anything imports triton: without a GPU its kernels run on CPUs, in Python."""
 
 import os
 
 import torch
 
-if not torch.cuda.is_available():
+DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+if DEVICE.type == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")

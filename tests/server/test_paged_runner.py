@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import triton_interpreter  # noqa: F401  # before triton
 import random
 from collections import defaultdict
 from functools import cache
 
 import pytest
 import torch
+
+from triton_interpreter import DEVICE  # before triton
 
 pytest.importorskip("triton")
 from paceline.server.config import EngineConfig, Mode, ModelConfig
@@ -20,9 +21,8 @@ from paceline.server.scheduler import Scheduler
 from paceline.server.step import Step
 from tiny_models import EOS, FAMILIES, MAX_POSITIONS, greedy_reference, tiny_model
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter takes its time: one plain family, one with windows and soft-caps, one that is no Llama.
-FAMILIES_HERE = FAMILIES if DEVICE == "cuda" else ("llama", "gemma2", "gpt2")
+FAMILIES_HERE = FAMILIES if DEVICE.type == "cuda" else ("llama", "gemma2", "gpt2")
 GREEDY = SamplingParams(temperature=0.0)
 NUM_PAGES = 14  # too few for all rows: preemption happens
 
@@ -37,7 +37,7 @@ def loaded(family: str) -> LoadedModel:
         architecture=family,
         num_parameters=0,
         dtype="float32",
-        device=DEVICE,
+        device=str(DEVICE),
         vocab_size=config.vocab_size,
         max_context_tokens=MAX_POSITIONS,
         eos_token_ids=(EOS,),
@@ -88,7 +88,7 @@ def work() -> list[tuple[list[int], int]]:
     """Prompts of 1 to 25 tokens, two with a common beginning, outputs of 9 to 14 tokens."""
     rng = random.Random(11)
     prompts = [[rng.randrange(256) for _ in range(n)] for n in (1, 25, 9, 17)]
-    prompts += [prompts[1][:21] + [3, 4]]
+    prompts += [[*prompts[1][:21], 3, 4]]
     return [(prompt, rng.randint(9, 14)) for prompt in prompts]
 
 

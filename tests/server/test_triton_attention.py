@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import triton_interpreter  # noqa: F401  # before triton
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from triton_interpreter import DEVICE  # before triton
+
 pytest.importorskip("triton")
 from paceline.server.runner import triton_attention as attention
 
 PAGE = 4
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(autouse=True)
 def on_the_device() -> Iterator[None]:
     """Tensors are made where the kernels run."""
-    with torch.device(DEVICE):
+    with DEVICE:
         yield
 
 
@@ -60,7 +60,9 @@ def lay_out(case: Case, rng: random.Random) -> tuple[attention.PagedStep, Tensor
     pages = list(range(1, 1 + len(case.rows) * width))
     rng.shuffle(pages)
     table = torch.tensor(pages, dtype=torch.int32).view(len(case.rows), width)
-    positions, slots, blocks = [], [], []
+    positions: list[int] = []
+    slots: list[int] = []
+    blocks: list[list[int]] = []
     block_q = attention.block_q(case.heads, case.kv_heads, chunks=case.chunks)
     for slot, (known, new) in enumerate(case.rows):
         for at in range(0, new, block_q):
@@ -71,10 +73,15 @@ def lay_out(case: Case, rng: random.Random) -> tuple[attention.PagedStep, Tensor
     positions += [0, 0]  # padding
     slots += [-1, -1]
     blocks.append([0, 0, 0, 0])
-    ints = [torch.tensor(each, dtype=torch.int32) for each in (positions, slots, blocks)]
-    splits = attention.splits_for(longest)
-    cache = torch.randn(2, len(pages) + 1, case.kv_heads, PAGE, case.dim)
-    return attention.PagedStep(*ints, table, block_q, splits), cache
+    step = attention.PagedStep(
+        torch.tensor(positions, dtype=torch.int32),
+        torch.tensor(slots, dtype=torch.int32),
+        torch.tensor(blocks, dtype=torch.int32),
+        table,
+        block_q,
+        attention.splits_for(longest),
+    )
+    return step, torch.randn(2, len(pages) + 1, case.kv_heads, PAGE, case.dim)
 
 
 def expected(case: Case, query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:

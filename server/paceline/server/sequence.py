@@ -55,7 +55,9 @@ class Sequence:
     steps: int = 0  # while it ran
     rows_seen: int = 0  # sum over these steps of their rows, itself included
     rows_max: int = 0
-    stay: int = -1  # number of its latest joining, of all joinings: a runner tells tenants of a slot apart by it
+    stay: int = (
+        -1
+    )  # number of its latest joining, of all joinings: a runner tells tenants of a slot apart by it
     joined_steps: int = 0  # the counters of all steps and of all their rows, when it last joined
     joined_rows: int = 0
 

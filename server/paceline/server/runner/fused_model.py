@@ -1,8 +1,8 @@
 """The forward pass of Llama-like models with few kernels: Llama, Mistral, Qwen 2 and 3.
 
-transformers loads the weights and stays the reference (`tests/server/test_paged_runner.py`); here its layer becomes five
-products and attentions: norm + QKV, rotation + storing, attention, output + residual, norm + gate/up + activation,
-down + residual. Small batches are bound by how many kernels start, so norms and activations ride on the products
+transformers loads the weights and stays the reference (`tests/server/test_paged_runner.py`). Here its layer is six
+kernels: norm + QKV, rotation + storing, attention, output + residual, norm + gate/up + activation, down + residual.
+Small batches are bound by how many kernels start, so norms and activations ride on the products
 (`triton_linear`); large ones by the products, which are cuBLAS's then.
 """
 

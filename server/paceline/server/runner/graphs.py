@@ -1,4 +1,7 @@
-"""CUDA graphs, one for each shape: replaying one costs the host microseconds where launching its kernels costs milliseconds."""
+"""CUDA graphs, one for each shape.
+
+Replaying one costs the host microseconds, where launching its kernels one by one costs milliseconds.
+"""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class PagedRunner:
         self._device = torch.device(loaded.info.device)
         self._on_gpu = self._device.type == "cuda"
         # Graphs are not captured on the default stream. Whichever thread calls, all work goes here.
-        self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None
+        self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None  # type: ignore[no-untyped-call]
         self._graphs = Graphs(self._on_gpu and config.cuda_graphs)
         self._slots = engine.max_batch_size
         most_tokens = max(engine.max_step_tokens, engine.max_batch_size)
@@ -147,8 +147,7 @@ class PagedRunner:
         sampled = handle.pending.wait()
         for row, token in zip(handle.step.sampling_rows, sampled.token_ids, strict=True):
             if token < 0:
-                logger.error("request=%s got no finite logits", row.sequence.request.id)
-                self._cache.heal(row.pages)
+                logger.error("request=%s got no finite logits", row.sequence.request_id)
         return sampled
 
     def close(self) -> None:
@@ -305,4 +304,5 @@ def _up_to(buckets: tuple[int, ...], most: int) -> tuple[int, ...]:
 
 def _host_line(length: int, pinned: bool) -> _Line:
     host = torch.zeros(length, dtype=torch.int32, pin_memory=pinned)
-    return _Line(host, torch.cuda.Event() if pinned else None)
+    copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
+    return _Line(host, copied)

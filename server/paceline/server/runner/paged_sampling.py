@@ -174,4 +174,5 @@ def _set_row(sequence: Sequence) -> SetRow:
 
 def _landing(rows: int, pinned: bool) -> _Landing:
     tokens = torch.zeros(rows, dtype=torch.int32, pin_memory=pinned)
-    return _Landing(tokens, torch.cuda.Event() if pinned else None)
+    arrived = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
+    return _Landing(tokens, arrived)

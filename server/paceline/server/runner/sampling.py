@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..request import SamplingParams, TokenLogprobs
+from ..step import Sampled
 from .candidates import first_width, min_p_tensor, next_width, select, temper, temperature_tensor
 from .drawing import draw, relative_probabilities, share_tensor, to_weights
 from .logits import adjust
@@ -47,18 +48,11 @@ class SampleRow:
     logprobs: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """The chosen tokens, `NO_TOKEN` where a row had nothing to choose from, in the order of the rows."""
-
-    token_ids: list[int]
-    logprobs: list[TokenLogprobs | None]
-
-
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
     """Chooses a token for each row of logits [R, V] of any float type, and waits for the result."""
     tokens = sample_tokens(logits, rows)
-    logprobs = token_logprobs(logits, tokens, rows)
+    asked = any(row.logprobs is not None for row in rows)
+    logprobs = token_logprobs(logits, tokens, rows) if asked else None
     return Sampled(tokens.tolist(), logprobs)
 
 

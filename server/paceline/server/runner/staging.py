@@ -222,7 +222,7 @@ def _fill_chunk(
 def _fill_samples(
     fields: Fields[np.ndarray], rows: tuple[Row, ...], places: np.ndarray, sampled: int
 ) -> int:
-    if not all([row.samples for row in rows]):
+    if not all(row.samples for row in rows):
         chosen = [i for i, row in enumerate(rows) if row.samples]
         rows, places = tuple(rows[i] for i in chosen), places[chosen]
     these = slice(sampled, sampled + len(rows))

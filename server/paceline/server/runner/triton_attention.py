@@ -1,4 +1,4 @@
-"""Attention over pages: one kernel for prompt chunks and decoding rows, in one launch. CUDA, ROCm, or Triton's interpreter.
+"""Attention over pages: one kernel for prompt chunks and decoding rows, in one launch.
 
 The line of a step's tokens is cut into *query blocks*: up to `BLOCK_Q` neighbouring tokens of one sequence. A program
 takes one block and one key head, lays the query heads that share it (GQA) out as further queries, and goes over the
@@ -159,6 +159,8 @@ def _attend(
                 base + cache_value + where[:, None] + dim[None, :],
                 mask=there[:, None] & (dim < DIM)[None, :], other=0.0,
             )  # fmt: skip
+            # A weight of zero does not undo what is not a number: a row that looks elsewhere keeps clear of it.
+            v = tl.where(tl.abs(v.to(tl.float32)) < float("inf"), v, 0.0).to(v.dtype)
             total = total * shrink + tl.sum(weights, 1)
             acc = acc * shrink[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=PRECISION)
@@ -266,7 +268,10 @@ def block_q(heads: int, kv_heads: int, *, chunks: bool) -> int:
 
 
 def splits_for(context: int) -> int:
-    """How many splits to launch for `context` keys: 1, 16, 256, …, for each is another graph, and empty ones are cheap."""
+    """How many splits to launch for `context` keys: 1, 16, 256, …
+
+    Few numbers, for each is another graph; splits that turn out empty are cheap.
+    """
     splits = 1
     while splits * SPLIT < context:
         splits *= 16

@@ -45,7 +45,9 @@ def _rotate_and_store(
         variance = (tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)) / DIM
         factor = tl.rsqrt(variance + eps)[:, None]
         low = low * factor * tl.load(q_weight + half, mask=inside, other=0.0).to(tl.float32)
-        high = high * factor * tl.load(q_weight + HALF + half, mask=inside, other=0.0).to(tl.float32)
+        high = (
+            high * factor * tl.load(q_weight + HALF + half, mask=inside, other=0.0).to(tl.float32)
+        )
     tl.store(at, (low * c - high * s).to(qkv.dtype.element_ty), mask=real)
     tl.store(at + HALF, (high * c + low * s).to(qkv.dtype.element_ty), mask=real)
 
@@ -58,8 +60,14 @@ def _rotate_and_store(
         if NORMED:
             k_variance = (tl.sum(k_low * k_low, axis=1) + tl.sum(k_high * k_high, axis=1)) / DIM
             k_factor = tl.rsqrt(k_variance + eps)[:, None]
-            k_low = k_low * k_factor * tl.load(k_weight + half, mask=inside, other=0.0).to(tl.float32)
-            k_high = k_high * k_factor * tl.load(k_weight + HALF + half, mask=inside, other=0.0).to(tl.float32)
+            k_low = (
+                k_low * k_factor * tl.load(k_weight + half, mask=inside, other=0.0).to(tl.float32)
+            )
+            k_high = (
+                k_high
+                * k_factor
+                * tl.load(k_weight + HALF + half, mask=inside, other=0.0).to(tl.float32)
+            )
         page = tl.load(page_table + slot * table_row + position // PAGE).to(tl.int64)
         to = cache + page * cache_page + kv_head * cache_head + (position % PAGE) * DIM + half
         tl.store(to, (k_low * c - k_high * s).to(cache.dtype.element_ty), mask=kv_real)
@@ -113,7 +121,9 @@ def _rms_norm(x, weight, out, eps, x_row, SIZE: tl.constexpr, BLOCK: tl.constexp
     inside = at < SIZE
     value = tl.load(x + row * x_row + at, mask=inside, other=0.0).to(tl.float32)
     gain = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * SIZE + at, _rms(value, gain, eps, SIZE).to(out.dtype.element_ty), mask=inside)
+    tl.store(
+        out + row * SIZE + at, _rms(value, gain, eps, SIZE).to(out.dtype.element_ty), mask=inside
+    )
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -69,7 +69,7 @@ def _normed(
         at = first + tl.arange(0, BLOCK)
         weight = tl.load(norm_ptr + tl.minimum(at, K - 1)).to(tl.float32)[None, :]
         h = x.to(tl.float32) * scale[:, None]
-        if NORM == 1:  # noqa: SIM108 - longer in one line
+        if NORM == 1:
             h = weight * _rounded(h, x.dtype, EMULATED).to(tl.float32)
         else:
             h = h * (weight + offset)
