@@ -63,7 +63,7 @@ def lay_out(case: Case, rng: random.Random) -> tuple[attention.PagedStep, Tensor
     positions: list[int] = []
     slots: list[int] = []
     blocks: list[list[int]] = []
-    block_q = attention.block_q(case.heads, case.kv_heads, chunks=case.chunks)
+    block_q = attention.block_q(case.heads, case.kv_heads, tile=64) if case.chunks else 1
     for slot, (known, new) in enumerate(case.rows):
         for at in range(0, new, block_q):
             count = min(block_q, new - at)

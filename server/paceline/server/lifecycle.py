@@ -16,6 +16,9 @@ from .sequence import Sequence
 from .step import Row, Step
 from .waiting import WaitingLine
 
+# Of the process: a runner may outlive a scheduler, and must not take one's guest for another's.
+_STAYS = count()
+
 
 @dataclass(eq=False, slots=True)
 class Flight:
@@ -67,7 +70,6 @@ class Lifecycle:
         self._history = StepHistory()
         self._by_id: dict[str, list[Sequence]] = {}
         self._order = count()
-        self._stays = count()
 
     def __iter__(self) -> Iterator[Sequence]:
         return chain(self.running, self.waiting)
@@ -90,7 +92,7 @@ class Lifecycle:
         """From the queue to a slot; it has its pages already."""
         self.waiting.remove(sequence)
         self.running.join(sequence, prefilling=prefilling)
-        sequence.stay = next(self._stays)
+        sequence.stay = next(_STAYS)
         sequence.joined_steps = self.counters.steps
         sequence.joined_rows = self.counters.row_steps
         self._dequeue(sequence)

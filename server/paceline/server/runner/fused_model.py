@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from . import triton_linear
 from .triton_attention import PagedStep, attend
-from .triton_layer import rms_norm, rotate_and_store, silu_mul
+from .triton_layer import rotate_and_store
+from .triton_linear import gated, linear_residual, norm_linear, rms_norm
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 # Up to here the products are our own; beyond, cuBLAS is faster than what the fusion saves.
@@ -87,16 +87,14 @@ class FusedModel:
             x = self._layer(x, layer, cache, step)
         chosen = x.index_select(0, sample_at)
         if len(chosen) <= self._small:
-            out.copy_(triton_linear.norm_linear(chosen, self._norm, self._eps, self._head))
+            norm_linear(chosen, self._norm, self._eps, self._head, out=out)
         else:
             torch.mm(rms_norm(chosen, self._norm, self._eps), self._head.t(), out=out)
 
     def _layer(self, x: Tensor, layer: _Layer, cache: Tensor, step: PagedStep) -> Tensor:
         small = len(x) <= self._small
         if small:
-            qkv = triton_linear.norm_linear(
-                x, layer.input_norm, self._eps, layer.qkv, layer.qkv_bias
-            )
+            qkv = norm_linear(x, layer.input_norm, self._eps, layer.qkv, layer.qkv_bias)
         else:
             qkv = F.linear(rms_norm(x, layer.input_norm, self._eps), layer.qkv, layer.qkv_bias)
         query = rotate_and_store(
@@ -104,13 +102,11 @@ class FusedModel:
         )
         attended = attend(query, cache, step, scale=layer.scale, window=layer.window).flatten(1)
         if small:
-            x = triton_linear.linear_residual(attended, layer.out, layer.out_bias, x)
-            inner = triton_linear.norm_linear(
-                x, layer.mlp_norm, self._eps, layer.gate_up, activation="silu_mul"
-            )
-            return triton_linear.linear_residual(inner, layer.down, None, x)
+            x = linear_residual(attended, layer.out, layer.out_bias, x)
+            inner = norm_linear(x, layer.mlp_norm, self._eps, layer.gate_up, activation="silu_mul")
+            return linear_residual(inner, layer.down, None, x)
         x = _add_product(x, attended, layer.out, layer.out_bias)
-        inner = silu_mul(F.linear(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up))
+        inner = gated(F.linear(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up), "silu_mul")
         return _add_product(x, inner, layer.down, None)
 
 

@@ -11,6 +11,7 @@ ROW_BUCKETS = (1, 16, 32, 64)
 MULTIPROCESSORS = 132  # of an H100; the guess is for that size of GPU
 SMALL_BYTES = 16 << 20  # a layer whose weights are read in the time of a few launches
 LARGE_BYTES = 32 << 20  # weights that would push everything else out of the L2 cache
+_HUGE_BYTES = 512 << 20
 ELEMENT_BYTES = 2
 
 
@@ -141,8 +142,35 @@ def candidates(layer: Layer, m: int) -> list[Config]:
 
 
 def pick(layer: Layer, m: int) -> Config:
-    """The best guess for `m` rows."""
-    return candidates(layer, m)[0]
+    """The best guess for `m` rows: what `benchmarks/linear.py` found fastest on an H100, by kind of layer."""
+    bucket, small = row_bucket(m), layer.weight_bytes < SMALL_BYTES
+    if bucket == 1:
+        return candidates(layer, m)[0]
+    if layer.op in ("norm_linear", "linear"):
+        return _pick_plain(layer, bucket, small)
+    if layer.op == "norm_gated":
+        if bucket == 16 and not small:
+            return TORCH
+        if bucket == 16:
+            return Config("dot", 16, 256, num_warps=4, num_stages=4)
+        width = 16 if small else 32
+        return Config("dot", width, 128, num_warps=4, num_stages=4, fuse_norm=False)
+    if bucket == 16:
+        return Config("dot", 16, 256, 1, 2, 4) if small else Config("dot", 32, 256, 1, 4, 4)
+    if not small and layer.k > 3 * layer.n:
+        return Config("dot", 64, 128, split_k=2, num_warps=4, num_stages=4)
+    return Config("dot", 16 if small else 32, 128, num_warps=4, num_stages=4)
+
+
+def _pick_plain(layer: Layer, bucket: int, small: bool) -> Config:
+    """cuBLAS, but where there is little to multiply or very much to read."""
+    if bucket == 16 and small:
+        return Config("dot", 16, 512, num_warps=8, num_stages=3)
+    if layer.weight_bytes >= _HUGE_BYTES:
+        block_k = 256 if bucket == 16 else 128
+        fuse = not layer.has_norm
+        return Config("dot", 32, block_k, num_warps=4, num_stages=4, fuse_norm=fuse)
+    return TORCH
 
 
 def _fit(config: Config, layer: Layer) -> Config | None:

@@ -129,9 +129,9 @@ class PagedRunner:
             raise StepOutOfMemory(str(exc).splitlines()[0]) from exc
 
     def _launch(self, step: Step) -> _Launched:
-        contents = staging.read(step, self._pages)
+        contents = staging.read(step, self._residents)
         self._sampling.joined(contents.joined)
-        shape = self._shape(contents)
+        shape = self._shape(step, contents)
         host, device = self._next_line(shape)
         staging.fill(host, contents, shape.block_q)
         self._send_overflow(contents.news[3 * shape.updates :])
@@ -145,9 +145,10 @@ class PagedRunner:
         """Waits for a step's tokens."""
         assert isinstance(handle, _Launched)
         sampled = handle.pending.wait()
-        for row, token in zip(handle.step.sampling_rows, sampled.token_ids, strict=True):
-            if token < 0:
-                logger.error("request=%s got no finite logits", row.sequence.request_id)
+        if sampled.token_ids and min(sampled.token_ids) < 0:
+            for row, token in zip(handle.step.sampling_rows, sampled.token_ids, strict=True):
+                if token < 0:
+                    logger.error("request=%s got no finite logits", row.sequence.request_id)
         return sampled
 
     def close(self) -> None:
@@ -167,7 +168,7 @@ class PagedRunner:
         self._next = 0
         self._views: dict[tuple[int, Shape], Fields[np.ndarray]] = {}
         self._device_views: dict[Shape, Fields[Tensor]] = {}
-        self._pages = staging.PageNews(slots, self._engine.page_size)
+        self._residents = staging.Residents(slots, self._engine.page_size)
         vocab_size = int(loaded.model.config.get_text_config().vocab_size)
         self._logits = torch.zeros((slots, vocab_size), dtype=loaded.model.dtype, device=device)
         self._sampling = PagedSampling(self._logits)
@@ -215,15 +216,14 @@ class PagedRunner:
         return Shape(rows, rows, rows, rows, 1, splits)
 
     def _mixed_shape(self, tokens: int, rows: int, splits: int) -> Shape:
-        size = block_q(*self._heads, chunks=True)
+        # Short lines are mostly decoding rows, to which a high tile is of no use.
+        size = block_q(*self._heads, tile=64 if tokens > 1024 else 32)
         updates = rows + -(-tokens // self._engine.page_size)
         # Every sequence may end a block early, those that get no token yet too; decoding rows have a block each.
         return Shape(tokens, rows, self._slots + -(-tokens // size), updates, size, splits)
 
-    def _shape(self, contents: staging.Contents) -> Shape:
-        step = contents.step
-        longest = max((row.end for row in step.rows if row.end - row.start == 1), default=1)
-        splits = splits_for(longest)
+    def _shape(self, step: Step, contents: staging.Contents) -> Shape:
+        splits = splits_for(contents.longest)
         if contents.decodes_only:
             return self._decode_shape(step.line, splits)
         tokens = max(step.line, self._shortest_mixed)

@@ -6,8 +6,7 @@ also what a captured graph is known by.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -90,86 +89,133 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
 
 
-class PageNews:
-    """Which pages the device's table knows of each slot, to send only what is new."""
+class Residents:
+    """Who the device knows in each slot, and how many of its pages: only what is new is sent."""
 
     def __init__(self, slots: int, page_size: int) -> None:
         self._page_size = page_size
-        self._tenants: list[tuple[Sequence | None, int]] = [(None, -1)] * slots
-        self._sent = [0] * slots
+        self._stays = np.full(slots, -1, dtype=np.int64)
+        self._sent = np.zeros(slots, dtype=np.int64)
 
-    def of(self, row: Row) -> tuple[bool, list[int]]:
-        """Whether the row's sequence is new in its slot, and the table entries to send for it, flat."""
+    def look(self, row: Row, news: list[int], joined: list[Sequence]) -> None:
+        """Adds the table entries to send for a row, and its sequence if that is new in its slot."""
         sequence = row.sequence
         slot = sequence.slot
-        fresh = self._tenants[slot] != (sequence, sequence.stay)
-        if fresh:
-            self._tenants[slot] = (sequence, sequence.stay)
-            self._sent[slot] = 0
-        entries: list[int] = []
-        for place in range(self._sent[slot], row.num_pages):
-            entries += (slot, place, sequence.pages[place])
+        sent = int(self._sent[slot])
+        if self._stays[slot] != sequence.stay:
+            self._stays[slot] = sequence.stay
+            joined.append(sequence)
+            sent = 0
+        for place in range(sent, row.num_pages):
+            news += (slot, place, sequence.pages[place])
         self._sent[slot] = row.num_pages
-        return fresh, entries
 
-    def may_have(self, row: Row) -> bool:
-        """A cheap look at a row of one token: False where `of` would find nothing."""
-        sequence = row.sequence
-        tenant, stay = self._tenants[sequence.slot]
-        begins_page = row.start % self._page_size == 0
-        return begins_page or tenant is not sequence or stay != sequence.stay
+    def with_news(self, singles: Singles) -> np.ndarray:
+        """Which of many one-token rows `look` would find something for."""
+        begins_page = singles.starts % self._page_size == 0
+        return np.flatnonzero(begins_page | (self._stays[singles.slots] != singles.stays))
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
+class Singles:
+    """The rows of one token of a rectangle, as arrays: a step has hundreds, so each column is read in one go."""
+
+    rows: tuple[Row, ...]
+    at: int  # where the first lies in the line
+    slots: np.ndarray
+    starts: np.ndarray
+    stays: np.ndarray
+    tokens: np.ndarray
+    positions: np.ndarray  # of the tokens that they choose, among the output
+
+    @classmethod
+    def of(cls, rows: tuple[Row, ...], at: int) -> Singles:
+        sequences = [row[0] for row in rows]
+        starts = np.array([row[1] for row in rows], dtype=np.int64)
+        prompts = np.array([sequence.num_prompt for sequence in sequences], dtype=np.int64)
+        known = np.array([len(sequence.tokens) for sequence in sequences], dtype=np.int64)
+        tokens = np.full(len(rows), DEVICE_TOKEN, dtype=np.int32)
+        # With a step in flight the newest token is on the device alone.
+        for i in np.flatnonzero(starts < known):
+            tokens[i] = sequences[i].tokens[starts[i]]
+        return cls(
+            rows=rows,
+            at=at,
+            slots=np.array([sequence.slot for sequence in sequences], dtype=np.int64),
+            starts=starts,
+            stays=np.array([sequence.stay for sequence in sequences], dtype=np.int64),
+            tokens=tokens,
+            positions=starts + 1 - prompts,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Contents:
-    """What a step brings, before it is laid out: the news of pages, and who is new."""
+    """What a step brings, before it is laid out.
 
-    step: Step
+    Attributes:
+        singles: rectangles of one-token rows.
+        chunks: the other rows, and where each begins in the line.
+        order: for every rectangle, the singles or the number of chunks, as the step has them.
+        news: table entries (slot, place, page), flat.
+        joined: sequences that are new in their slots.
+        longest: context of the longest one-token row.
+    """
+
+    singles: list[Singles]
+    chunks: list[tuple[Row, int]]
+    order: list[Singles | int]
     news: list[int]
     joined: list[Sequence]
+    longest: int
 
-    @cached_property
+    @property
     def decodes_only(self) -> bool:
-        return all(rectangle.width == 1 for rectangle in self.step.rectangles)
+        return not self.chunks
 
 
-def read(step: Step, pages: PageNews) -> Contents:
-    """Looks at every row once; the pages it lists count as sent."""
-    news: list[int] = []
-    joined: list[Sequence] = []
+def read(step: Step, residents: Residents) -> Contents:
+    """Looks at every row once; what is listed to be sent counts as sent."""
+    contents = Contents([], [], [], [], [], 1)
+    at, longest = 0, 1
     for rectangle in step.rectangles:
-        rows = rectangle.rows
         if rectangle.width == 1:
-            rows = tuple(row for row in rows if pages.may_have(row))
-        for row in rows:
-            fresh, entries = pages.of(row)
-            news += entries
-            if fresh:
-                joined.append(row.sequence)
-    return Contents(step, news, joined)
+            singles = Singles.of(rectangle.rows, at)
+            contents.singles.append(singles)
+            contents.order.append(singles)
+            for i in residents.with_news(singles):
+                residents.look(singles.rows[i], contents.news, contents.joined)
+            longest = max(longest, int(singles.starts.max()) + 1)
+        else:
+            contents.order.append(len(rectangle.rows))
+            for i, row in enumerate(rectangle.rows):
+                contents.chunks.append((row, at + i * rectangle.width))
+                residents.look(row, contents.news, contents.joined)
+        at += rectangle.area
+    return replace(contents, longest=longest)
 
 
 def fill(fields: Fields[np.ndarray], contents: Contents, block_q: int) -> None:
     """Lays a step out."""
-    step = contents.step
     fields.token_slots.fill(-1)
     fields.tokens.fill(0)
     fields.positions.fill(0)
     blocks = fields.blocks.reshape(-1, 4)
-    at = block = sampled = 0
-    for rectangle in step.rectangles:
-        rows = rectangle.rows
-        if rectangle.width == 1:
-            block = _fill_singles(fields, blocks, rows, at, block)
-            sampled = _fill_samples(fields, rows, np.arange(at, at + len(rows)), sampled)
-        else:
-            for i, row in enumerate(rows):
-                block = _fill_chunk(fields, blocks, row, at + i * rectangle.width, block, block_q)
-            ends = [
-                at + i * rectangle.width + row.end - row.start - 1 for i, row in enumerate(rows)
-            ]
-            sampled = _fill_samples(fields, rows, np.array(ends), sampled)
-        at += rectangle.area
+    chunks = iter(contents.chunks)
+    block = sampled = 0
+    for part in contents.order:
+        if isinstance(part, Singles):
+            block = _fill_singles(fields, blocks, part, block)
+            sampled = _sample_singles(fields, part, sampled)
+            continue
+        for _ in range(part):
+            row, at = next(chunks)
+            block = _fill_chunk(fields, blocks, row, at, block, block_q)
+            if row.samples:
+                fields.sample_at[sampled] = at + row.end - row.start - 1
+                fields.sample_slots[sampled] = row.sequence.slot
+                fields.sample_positions[sampled] = row.position
+                sampled += 1
     blocks[block:] = 0
     fields.sample_at[sampled:] = 0
     fields.sample_slots[sampled:] = -1
@@ -180,53 +226,42 @@ def fill(fields: Fields[np.ndarray], contents: Contents, block_q: int) -> None:
 
 
 def _fill_singles(
-    fields: Fields[np.ndarray], blocks: np.ndarray, rows: tuple[Row, ...], at: int, block: int
+    fields: Fields[np.ndarray], blocks: np.ndarray, singles: Singles, block: int
 ) -> int:
-    count = len(rows)
+    count, at = len(singles.rows), singles.at
     here, these = slice(at, at + count), slice(block, block + count)
-    slots = [row.sequence.slot for row in rows]
-    starts = [row.start for row in rows]
-    fields.tokens[here] = [_token(row) for row in rows]
-    fields.positions[here] = starts
-    fields.token_slots[here] = slots
-    blocks[these, 0] = slots
+    fields.tokens[here] = singles.tokens
+    fields.positions[here] = singles.starts
+    fields.token_slots[here] = singles.slots
+    blocks[these, 0] = singles.slots
     blocks[these, 1] = np.arange(at, at + count)
     blocks[these, 2] = 1
-    blocks[these, 3] = starts
+    blocks[these, 3] = singles.starts
     return block + count
 
 
-def _token(row: Row) -> int:
-    tokens = row.sequence.tokens
-    return tokens[row.start] if row.start < len(tokens) else DEVICE_TOKEN
+def _sample_singles(fields: Fields[np.ndarray], singles: Singles, sampled: int) -> int:
+    samples = np.array([row[3] for row in singles.rows], dtype=bool)
+    these = slice(sampled, sampled + int(samples.sum()))
+    fields.sample_at[these] = singles.at + np.flatnonzero(samples)
+    fields.sample_slots[these] = singles.slots[samples]
+    fields.sample_positions[these] = singles.positions[samples]
+    return these.stop
 
 
 def _fill_chunk(
     fields: Fields[np.ndarray], blocks: np.ndarray, row: Row, at: int, block: int, block_q: int
 ) -> int:
+    """A prompt chunk, whose tokens the host knows: all of it was there before the step."""
     width = row.end - row.start
-    known = row.sequence.tokens[row.start : row.end]
-    fields.tokens[at : at + len(known)] = known
-    fields.tokens[at + len(known) : at + width] = DEVICE_TOKEN
-    fields.positions[at : at + width] = np.arange(row.start, row.end)
-    fields.token_slots[at : at + width] = row.sequence.slot
+    here = slice(at, at + width)
+    fields.tokens[here] = row.sequence.tokens[row.start : row.end]
+    fields.positions[here] = np.arange(row.start, row.end)
+    fields.token_slots[here] = row.sequence.slot
     offsets = np.arange(0, width, block_q)
     these = slice(block, block + len(offsets))
     blocks[these, 0] = row.sequence.slot
     blocks[these, 1] = at + offsets
     blocks[these, 2] = np.minimum(block_q, width - offsets)
     blocks[these, 3] = row.start + offsets
-    return block + len(offsets)
-
-
-def _fill_samples(
-    fields: Fields[np.ndarray], rows: tuple[Row, ...], places: np.ndarray, sampled: int
-) -> int:
-    if not all(row.samples for row in rows):
-        chosen = [i for i, row in enumerate(rows) if row.samples]
-        rows, places = tuple(rows[i] for i in chosen), places[chosen]
-    these = slice(sampled, sampled + len(rows))
-    fields.sample_at[these] = places
-    fields.sample_slots[these] = [row.sequence.slot for row in rows]
-    fields.sample_positions[these] = [row.position for row in rows]
-    return sampled + len(rows)
+    return these.stop

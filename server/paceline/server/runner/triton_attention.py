@@ -262,9 +262,9 @@ def attend(
     return result
 
 
-def block_q(heads: int, kv_heads: int, *, chunks: bool) -> int:
-    """Tokens of a query block: one where only single tokens are decoded, else what fills a tile of 64 rows."""
-    return max(1, 64 // triton.next_power_of_2(heads // kv_heads)) if chunks else 1
+def block_q(heads: int, kv_heads: int, tile: int) -> int:
+    """Tokens of a query block that fills a tile of so many rows with the heads that share a key head."""
+    return max(1, tile // int(triton.next_power_of_2(heads // kv_heads)))
 
 
 def splits_for(context: int) -> int:

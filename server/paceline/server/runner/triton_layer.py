@@ -14,13 +14,6 @@ from .triton_attention import PagedStep
 
 
 @triton.jit
-def _rms(x, weight, eps, COUNT: tl.constexpr):
-    """RMSNorm over the last axis of an fp32 tile, `weight` broadcast; COUNT real elements, the rest zero."""
-    variance = tl.sum(x * x, axis=1) / COUNT
-    return x * tl.rsqrt(variance + eps)[:, None] * weight
-
-
-@triton.jit
 def _rotate_and_store(
     qkv, cos, sin, q_weight, k_weight, cache, positions, token_slots, page_table,
     qkv_token, table_row, cache_value, cache_page, cache_head, eps,
@@ -112,50 +105,6 @@ def rotate_and_store(
         num_warps=4,
     )  # fmt: skip
     return qkv[:, : heads * dim].view(tokens, heads, dim)
-
-
-@triton.jit
-def _rms_norm(x, weight, out, eps, x_row, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
-    at = tl.arange(0, BLOCK)[None, :]
-    inside = at < SIZE
-    value = tl.load(x + row * x_row + at, mask=inside, other=0.0).to(tl.float32)
-    gain = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(
-        out + row * SIZE + at, _rms(value, gain, eps, SIZE).to(out.dtype.element_ty), mask=inside
-    )
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm (Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467) of rows `[tokens, size]`."""
-    tokens, size = x.shape
-    out = torch.empty_like(x)
-    block = triton.next_power_of_2(size)
-    _rms_norm[(tokens,)](
-        x, weight, out, eps, x.stride(0), SIZE=size, BLOCK=block, num_warps=8 if block > 2048 else 4
-    )
-    return out
-
-
-@triton.jit
-def _silu_mul(gate_up, out, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < SIZE
-    gate = tl.load(gate_up + row * 2 * SIZE + at, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * SIZE + SIZE + at, mask=inside, other=0.0).to(tl.float32)
-    value = gate / (1.0 + tl.exp(-gate)) * up
-    tl.store(out + row * SIZE + at, value.to(out.dtype.element_ty), mask=inside)
-
-
-def silu_mul(gate_up: Tensor) -> Tensor:
-    """`silu(gate) * up` of rows `[tokens, gate and up]`, as `[tokens, size]`."""
-    tokens, both = gate_up.shape
-    size = both // 2
-    out = torch.empty((tokens, size), dtype=gate_up.dtype, device=gate_up.device)
-    block = min(1024, triton.next_power_of_2(size))
-    _silu_mul[(tokens, triton.cdiv(size, block))](gate_up, out, SIZE=size, BLOCK=block, num_warps=4)
-    return out
 
 
 @triton.jit(do_not_specialize=["length"])

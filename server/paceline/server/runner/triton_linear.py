@@ -66,6 +66,7 @@ def norm_linear(
     activation: Activation | None = None,
     norm_offset: float = 0.0,
     config: Config | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`linear(rms_norm(x))`, rounded as transformers' LlamaRMSNorm rounds.
 
@@ -75,19 +76,22 @@ def norm_linear(
     Args:
         x: `[M, K]`, rows contiguous; the other tensors have its dtype and are contiguous.
         config: how to compute; unset: the best guess for the shape.
+        out: where the result goes, contiguous; not with an activation, and no bias beside it.
     """
     n = weight.shape[0] // 2 if activation else weight.shape[0]
     op: Op = "norm_gated" if activation else "norm_linear"
     config = config or pick(Layer(op, n, weight.shape[1]), x.shape[0])
     if config.kind == "torch":
         normed = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
-        out = F.linear(normed, weight, bias)
-        return gated(out, activation) if activation else out
+        if out is not None:
+            return torch.mm(normed, weight.t(), out=out)
+        product = F.linear(normed, weight, bias)
+        return gated(product, activation) if activation else product
     if not config.fuse_norm:
         x = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
-        return _run(x, weight, bias, config, activation=activation)
+        return _run(x, weight, bias, config, activation=activation, out=out)
     norm = Norm(norm_weight, eps, norm_offset)
-    return _run(x, weight, bias, config, norm=norm, activation=activation)
+    return _run(x, weight, bias, config, norm=norm, activation=activation, out=out)
 
 
 def linear_residual(
@@ -209,9 +213,11 @@ def _run(
     norm: Norm | None = None,
     activation: Activation | None = None,
     residual: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     n = weight.shape[0] // 2 if activation else weight.shape[0]
-    out = torch.empty(x.shape[0], n, dtype=x.dtype, device=x.device)
+    if out is None:
+        out = torch.empty(x.shape[0], n, dtype=x.dtype, device=x.device)
     if out.numel():
         parts: dict[str, Any] = {"norm": norm, "activation": activation, "residual": residual}
         plan(x, weight, bias, out, config, **parts).run()
