@@ -175,10 +175,9 @@ class Scheduler:
         Ends a sequence that ran out of memory three times, alone and in the smallest steps there are.
         """
         rows = self._life.land(step).live_rows
-        if not rows:
-            return []  # the step before it did not fit either, and took everything along
         self._start_over()
-        if self.bounds.shrink():
+        # Without live rows it was planned before the step ahead of it failed, or everybody left.
+        if not rows or self.bounds.shrink():
             return []
         sequence = rows[0].sequence
         self._strikes = self._strikes + 1 if sequence is self._struck else 1
