@@ -25,7 +25,8 @@ class Scheduler:
     """Owns every sequence and every page. Call order: `expire`, `plan`, run the step, `apply`.
 
     A step may be planned, and launched, before the one before it is applied. Each planned step is then
-    given to one of `apply`, `fail` and `out_of_memory`, in the order of planning.
+    given to one of `apply`, `fail` and `out_of_memory`, in the order of planning. After one of the last
+    two, whatever is in flight is given back before the next step is planned.
 
     Args:
         config: bounds and mode.
