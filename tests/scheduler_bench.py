@@ -90,6 +90,7 @@ class Bench:
             self.outputs += self.scheduler.out_of_memory(step, self.now)
         else:
             self.outputs += self.scheduler.fail(step, self.now, DeadlineExceeded("scripted"))
+        self.land()
         return step
 
     def run(self, max_steps: int = 800) -> None:

@@ -24,6 +24,7 @@ PURE = {
         "counters",
         "deterministic",
         "errors",
+        "inbox",
         "lifecycle",
         "pages",
         "planner",

@@ -76,3 +76,11 @@ def test_decode_rectangles_hold_every_row_once(
     assert sorted(id(r) for rectangle in found for r in rectangle.rows) == sorted(map(id, rows))
     assert sum(rectangle.height for rectangle in found) == buckets.height_for(len(rows))
     assert all(rectangle.height >= len(rectangle.rows) > 0 for rectangle in found)
+
+
+def test_the_line_is_padded_as_a_whole() -> None:
+    """Without row buckets only the length of the whole line is rounded up, and not above the last one."""
+    buckets = Buckets(rows=(), width=1, lines=(1, 2, 4, 8))
+
+    assert [buckets.height_for(n) for n in (1, 3, 9)] == [1, 3, 9]
+    assert [buckets.line_for(n) for n in (1, 3, 8, 9)] == [1, 4, 8, 9]

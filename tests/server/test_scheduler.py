@@ -237,9 +237,13 @@ def test_completions_of_one_request_share_its_prompt_pages() -> None:
     assert [u.cached_tokens for u in usages] == [0, 6, 6]
 
 
-def test_preemption_takes_from_the_last_and_loses_nothing() -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_preemption_takes_from_the_last_and_loses_nothing(ahead: bool, deterministic: bool) -> None:
     """When pages run out the latest request waits and is computed again, to the same tokens."""
-    bench = Bench(Mode.CONTINUOUS, num_pages=12)
+    bench = Bench(
+        Mode.CONTINUOUS, num_pages=12, ahead=ahead, deterministic=deterministic, prefill_chunk=4
+    )
     for id in ("first", "second", "third"):
         bench.scheduler.add(request(id, [3, 4, 5, 6], 12))
 

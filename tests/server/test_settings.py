@@ -83,6 +83,8 @@ def test_foreign_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
         (["--port"], "--port"),
         (["--por", "1"], "--por"),
         (["50051"], "50051"),
+        (["--deterministic", "--prefill-chunk", "24"], "--prefill-chunk: must be a multiple"),
+        (["--deterministic", "--page-size", "96"], "--prefill-chunk: must be a multiple"),
     ],
 )
 def test_bad_flag_is_named(flags: list[str], source: str) -> None:

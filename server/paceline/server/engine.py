@@ -13,12 +13,13 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from .config import EngineConfig
 from .door import Door
 from .errors import EngineFailure, InvalidRequest, StepOutOfMemory, Unavailable, Violation
+from .inbox import Cancel, Message, Stop, Submit
 from .pages import PagePool
 from .rectangles import Buckets
 from .request import FinishReason, Load, ModelInfo, Output, Request
@@ -62,26 +63,6 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    request_id: str
-    reason: FinishReason
-    index: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    reason: FinishReason
-
-
-Message = Submit | Cancel | Stop
-
-
 class Engine:
     """Runs requests in batches on a thread of its own.
 
@@ -115,6 +96,7 @@ class Engine:
         self._warm: Future[None] = Future()
         self._ahead = runner.ahead and config.launch_ahead
         self._in_flight: tuple[Step, object] | None = None  # launched, and not collected yet
+        self._failed = False  # whether a step of the latest turn went wrong
         self._worked = False  # whether the latest turn computed something, or left it in flight
         self._step_s = 0.0
         self._load = self._scheduler.load(clock())
@@ -236,6 +218,7 @@ class Engine:
         self._worked = step is not None or self._in_flight is not None
         if not self._worked:
             return []
+        self._failed = False
         try:
             launched = None if step is None else (step, self._runner.launch(step))
         except Exception as exc:
@@ -244,7 +227,9 @@ class Engine:
         else:
             outputs = self._collect()
             self._in_flight = launched
-            if not self._ahead:
+            # After a failure nothing is planned behind a step that was planned before it: it may fail
+            # as well, and would take the next one along, and so on.
+            if self._failed or not self._ahead:
                 outputs += self._collect()
         self._step_s += self._clock() - started
         return outputs
@@ -261,6 +246,7 @@ class Engine:
             return self._give_up(step, exc)
 
     def _give_up(self, step: Step, cause: Exception) -> list[Output]:
+        self._failed = True
         if isinstance(cause, StepOutOfMemory):
             outputs = self._scheduler.out_of_memory(step, self._clock())
             logger.warning(

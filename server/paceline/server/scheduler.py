@@ -25,7 +25,8 @@ class Scheduler:
     """Owns every sequence and every page. Call order: `expire`, `plan`, run the step, `apply`.
 
     A step may be planned, and launched, before the one before it is applied. Each planned step is then
-    given to one of `apply`, `fail` and `out_of_memory`, in the order of planning.
+    given to one of `apply`, `fail` and `out_of_memory`, in the order of planning. After one of the last
+    two, whatever is in flight is given back before the next step is planned.
 
     Args:
         config: bounds and mode.
@@ -175,10 +176,9 @@ class Scheduler:
         Ends a sequence that ran out of memory three times, alone and in the smallest steps there are.
         """
         rows = self._life.land(step).live_rows
-        if not rows:
-            return []  # the step before it did not fit either, and took everything along
         self._start_over()
-        if self.bounds.shrink():
+        # Without live rows it was planned before the step ahead of it failed, or everybody left.
+        if not rows or self.bounds.shrink():
             return []
         sequence = rows[0].sequence
         self._strikes = self._strikes + 1 if sequence is self._struck else 1
