@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 _ERROR_TAIL = 1500  # characters of a failed command's messages that are kept
 _STOP_S = 20.0
+_LEAST_S = 60.0  # that a measurement may take
 
 Result = dict[str, Any]
 
@@ -42,7 +43,7 @@ class Bench:
         self.failed = False
         self._out = out
         self._messages: dict[int, Path] = {}  # what each process said on standard error
-        self._end = time.monotonic() + budget_s
+        self._end = self._unit_end = time.monotonic() + budget_s
         self.results: Result = {"units": {}}
         if out is not None and out.exists():
             self.results = json.loads(out.read_text())
@@ -67,9 +68,10 @@ class Bench:
         """Measures one thing and keeps it, or keeps why there is nothing.
 
         Args:
-            needs_s: about how long it takes; with less time left it is not begun.
+            needs_s: about how long it takes; with less time left it is not begun, and it may take thrice as long.
         """
         started = time.monotonic()
+        self._unit_end = min(self._end, started + max(_LEAST_S, 3 * needs_s))
         if self.left_s < needs_s:
             if "result" not in self.results["units"].get(name, {}):
                 self.results["units"][name] = {"skipped": f"{self.left_s:.0f} s were left"}
@@ -97,9 +99,9 @@ class Bench:
         with self.process(command) as process:
             problem = None
             try:
-                output, _ = process.communicate(timeout=max(1.0, self.left_s))
+                output, _ = process.communicate(timeout=self._patience_s())
             except subprocess.TimeoutExpired:
-                problem = "the budget ended first"
+                problem = "its time ended first"
                 os.killpg(process.pid, signal.SIGKILL)
                 output, _ = process.communicate()
         # A last line that was cut short is none.
@@ -133,13 +135,16 @@ class Bench:
     def first_line(self, process: subprocess.Popen[str]) -> str:
         """The first line that a process prints. Raises Failed if it ends before that."""
         assert process.stdout is not None
-        timer = threading.Timer(max(1.0, self.left_s), process.kill)
+        timer = threading.Timer(self._patience_s(), process.kill)
         timer.start()
         line = process.stdout.readline()
         timer.cancel()
         if not line:
             raise Failed(f"ended before it was ready: {self._errors(process)}")
         return line
+
+    def _patience_s(self) -> float:
+        return max(1.0, self._unit_end - time.monotonic())
 
     def _errors(self, process: subprocess.Popen[str]) -> str:
         text = self._messages[process.pid].read_text(errors="replace").replace(str(ROOT), ".")
