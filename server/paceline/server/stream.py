@@ -51,7 +51,7 @@ class Hub:
         """Takes the outputs of one step, on any thread."""
         # The loop may be closed when the very last outputs come; then nobody waits for them.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._dispatch, outputs)
+            self._loop.call_soon_threadsafe(self.dispatch, outputs)
 
     def fail_all(self, error: Exception) -> None:
         """Ends every stream with `error`: for an engine that will not end them itself."""
@@ -59,7 +59,8 @@ class Hub:
             stream.fail(error)
         self._streams.clear()
 
-    def _dispatch(self, outputs: Iterable[Output]) -> None:
+    def dispatch(self, outputs: Iterable[Output]) -> None:
+        """Shares outputs out; on the loop's thread."""
         for output in outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:
