@@ -35,7 +35,9 @@ def test_a_finish_fills_the_histograms() -> None:
 def test_a_request_that_never_ran_has_no_first_token() -> None:
     """It counts as ended and as queued, and leaves latencies of tokens alone."""
     metrics = Metrics()
-    metrics.tally.ended(Finish(FinishReason.TIME_LIMIT, Usage(5, 0), Timings(queue_s=2.0, total_s=2.0)))
+    metrics.tally.ended(
+        Finish(FinishReason.TIME_LIMIT, Usage(5, 0), Timings(queue_s=2.0, total_s=2.0))
+    )
     found = values(metrics)
     assert found["paceline_request_success_total"] == 1
     assert found["paceline_request_queue_time_seconds_count"] == 1

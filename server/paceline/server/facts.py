@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .config import ServeConfig
-from .engine import Engine
 from .job import Limits
-from .loader import Loaded
 from .request import ModelInfo
 from .server_info import ServerInfo
+
+if TYPE_CHECKING:  # the facts are for processes that load nothing, too
+    from .engine import Engine
+    from .loader import Loaded
 
 
 @dataclass(frozen=True, slots=True)

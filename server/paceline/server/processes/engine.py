@@ -57,12 +57,11 @@ class EngineProcess:
         serving = asyncio.create_task(self._serve())
         orders = asyncio.create_task(self._follow())
         await asyncio.wait({serving, orders}, return_when=asyncio.FIRST_COMPLETED)
-        code = serving.result() if serving.done() else orders.result()
-        serving.cancel()
-        orders.cancel()
+        first, other = (serving, orders) if serving.done() else (orders, serving)
+        other.cancel()
         if self._stopped:
             self._exchange.close()
-        return code
+        return first.result()
 
     async def _serve(self) -> int:
         try:
@@ -70,6 +69,9 @@ class EngineProcess:
         except SetupError as exc:
             self._tell(SetupFailed(str(exc)))
             return 2
+        except Exception:
+            logger.exception("the engine could not start")
+            return 1
         self._engine = engine
         self._exchange.open(engine)
         self._tell(Ready(facts.gather(loaded, engine)))

@@ -13,6 +13,7 @@ from ..errors import InvalidRequest, PacelineError, Violation
 from ..request import FinishReason, Output
 from . import sockets
 from .messages import (
+    CONTROL,
     Abort,
     Aborted,
     Accepted,
@@ -30,8 +31,6 @@ from .messages import (
 )
 
 logger = logging.getLogger(__name__)
-
-CONTROL = "engine.sock"
 
 
 class Link:

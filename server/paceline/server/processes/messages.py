@@ -12,6 +12,8 @@ import msgspec
 from ..errors import PacelineError, from_wire, to_wire
 from ..request import Finish, FinishReason, Load, Request, TokenLogprobs
 
+CONTROL = "engine.sock"  # in the server's folder: where the engine takes requests
+
 
 class Hello(msgspec.Struct, tag=True):
     """A front end is there and takes outputs at this endpoint."""

@@ -121,6 +121,15 @@ FromEngine = Ready | LoadNow | Done | SetupFailed
 ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Close
 FromFrontend = Listening | Serving | Observed | Done | SetupFailed
 
+
+def _plain(value: Any) -> Any:
+    """Libraries give their versions as strings of their own kind."""
+    if isinstance(value, str):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} does not travel between processes")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 _LENGTH = struct.Struct("!I")
 In = TypeVar("In")
 
@@ -142,7 +151,7 @@ class Pipe(Generic[In]):
 
     def send(self, message: msgspec.Struct) -> None:
         """Never waits. To a process that is gone, nothing is sent."""
-        body = msgspec.msgpack.encode(message)
+        body = _encode(message)
         if not self._writer.is_closing():
             self._writer.write(_LENGTH.pack(len(body)) + body)
 

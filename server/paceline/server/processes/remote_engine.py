@@ -14,8 +14,8 @@ from ..errors import Unavailable
 from ..request import FinishReason, Load, Output, Request
 from ..stream import Hub, OutputStream
 from . import sockets
-from .exchange import CONTROL
 from .messages import (
+    CONTROL,
     Abort,
     Aborted,
     Accepted,

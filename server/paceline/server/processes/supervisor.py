@@ -9,13 +9,13 @@ import socket
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import drain, listen
 from ..config import ServeConfig
 from ..console import Console
 from ..errors import SetupError
 from ..facts import Facts
-from ..loader import Loader
 from ..request import Load
 from ..server_info import ServerInfo
 from .frontends import Frontends
@@ -32,6 +32,9 @@ from .orders import (
     StartEngine,
     Stop,
 )
+
+if TYPE_CHECKING:  # it is named here, and called in the engine's process
+    from ..loader import Loader
 
 logger = logging.getLogger(__name__)
 
