@@ -138,8 +138,12 @@ class Generation:
         return self
 
     async def __anext__(self) -> list[Delta]:
+        ready = await anext(self._stream)
+        if self.job.request.n == 1:
+            delta = self._take(0, ready)
+            return [] if delta is None else [delta]
         groups: dict[int, list[Output]] = {}
-        for output in await anext(self._stream):
+        for output in ready:
             groups.setdefault(output.index, []).append(output)
         deltas = (self._take(index, outputs) for index, outputs in groups.items())
         return [delta for delta in deltas if delta is not None]

@@ -82,7 +82,7 @@ class OutputStream:
         self.unfinished = completions
         self._cancel = cancel
         self._ready: list[Output] = []
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of the reader, while nothing is ready
         self._error: Exception | None = None
         self._closed = False
 
@@ -92,13 +92,13 @@ class OutputStream:
             self.unfinished -= 1
         if not self._closed:
             self._ready.append(output)
-            self._wake.set()
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """Makes the reader raise `error` after what is ready."""
         self._error = error
         self.unfinished = 0
-        self._wake.set()
+        self._wake()
 
     def close(self, cancel: bool = True) -> None:
         """Takes no more outputs and, unless all completions ended, cancels the request. Idempotent."""
@@ -129,7 +129,12 @@ class OutputStream:
                 raise self._error
             if self._closed or not self.unfinished:
                 raise StopAsyncIteration
-            self._wake.clear()
-            await self._wake.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         ready, self._ready = self._ready, []
         return ready
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
