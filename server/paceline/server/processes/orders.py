@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
     raise NotImplementedError(f"{type(value).__name__} does not travel between processes")
 
 
-_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 _LENGTH = struct.Struct("!I")
 In = TypeVar("In")
 
@@ -151,7 +151,7 @@ class Pipe(Generic[In]):
 
     def send(self, message: msgspec.Struct) -> None:
         """Never waits. To a process that is gone, nothing is sent."""
-        body = _encode(message)
+        body = encode(message)
         if not self._writer.is_closing():
             self._writer.write(_LENGTH.pack(len(body)) + body)
 
