@@ -14,7 +14,9 @@ PacelineError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ class PacelineError(Exception):
     status = "INTERNAL"
     retry_after_s: float | None = None
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What the error is made of, in the order of its constructor: strings, numbers, pairs of them."""
+        return (str(self),)
+
 
 class InvalidRequest(PacelineError):
     """The caller's fault: bad fields, a prompt that does not fit, an unknown token id."""
@@ -40,6 +47,10 @@ class InvalidRequest(PacelineError):
     def __init__(self, *violations: Violation) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
         self.violations = violations
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return tuple((v.field, v.description) for v in self.violations)
 
 
 class QueueFull(PacelineError):
@@ -51,6 +62,10 @@ class QueueFull(PacelineError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return (str(self), self.retry_after_s)
+
 
 class Unavailable(PacelineError):
     """Going away, or the engine is not up; another server, or this one later, may answer."""
@@ -60,6 +75,10 @@ class Unavailable(PacelineError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return (str(self), self.retry_after_s)
 
 
 class DeadlineExceeded(PacelineError):
@@ -83,6 +102,10 @@ class EngineFailure(PacelineError):
         super().__init__(f"internal error {error_id}")
         self.error_id = error_id
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return (self.error_id,)
+
 
 class OutOfMemory(PacelineError):
     """The device has no memory for this request, though it was computed alone and in the smallest steps."""
@@ -99,3 +122,28 @@ class StepOutOfMemory(PacelineError):
 
 class SetupError(PacelineError):
     """The operator's to mend, found before serving: one line that says what to do."""
+
+
+_KINDS: dict[str, type[PacelineError]] = {
+    kind.__name__: kind
+    for kind in (
+        QueueFull,
+        Unavailable,
+        DeadlineExceeded,
+        FeatureUnavailable,
+        EngineFailure,
+        SetupError,
+    )
+}
+
+
+def to_wire(error: PacelineError) -> tuple[str, tuple[object, ...]]:
+    """An error for another process: the name of its class and its parts."""
+    return type(error).__name__, error.parts
+
+
+def from_wire(kind: str, parts: Sequence[Any]) -> PacelineError:
+    """The same error again. KeyError for a class that is none of ours."""
+    if kind == InvalidRequest.__name__:
+        return InvalidRequest(*(Violation(field, description) for field, description in parts))
+    return _KINDS[kind](*parts)
