@@ -64,7 +64,6 @@ def load_mock(_: ServeConfig) -> Loaded:
 def serve(flags: list[str]) -> int:
     """The server, as a program."""
     from frontends import load_mock as importable
-
     from paceline.server import logs
     from paceline.server.serve import run
     from paceline.server.settings import read

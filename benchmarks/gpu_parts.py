@@ -14,12 +14,19 @@ from measuring import ROOT, Bench, Failed, Result, spelled
 
 PACELINE = ("-m", "paceline.client.cli")
 # What the engine's speed is made of, switched off.
-EAGER = ("--compile", "off", "--no-cuda-graphs", "--no-launch-ahead")
+EAGER = (
+    "--compile",
+    "off",
+    "--no-fused-layers",
+    "--no-cuda-graphs",
+    "--no-launch-ahead",
+)
 # The steps of the ladder that are made with `paceline batch`, each with what it adds.
 RUNGS = (
-    ("graphs", ("--compile", "off", "--no-launch-ahead")),
-    ("compile", ("--compile", "on", "--no-launch-ahead")),
-    ("launch-ahead", ("--compile", "on")),
+    ("graphs", ("--compile", "off", "--no-fused-layers", "--no-launch-ahead")),
+    ("compile", ("--compile", "on", "--no-fused-layers", "--no-launch-ahead")),
+    ("fused-layers", ("--no-launch-ahead",)),
+    ("launch-ahead", ()),
 )
 LADDER_SHAPE = "smollm2-135m"
 STEP_SHAPES = ("smollm2-135m", "llama-1b", "llama-8b")
@@ -231,7 +238,7 @@ def _batch(bench: Bench, plan: Plan, flags: Sequence[str]) -> Result:
 def _served_file(bench: Bench, plan: Plan, shape: str) -> Result:
     flags = plan.flags(shape, plan.scale.context)
     # Later passes have the prompts of the first one, and must read them all the same.
-    flags += ["--compile", "on", "--no-prefix-cache", *_frontends(plan.frontends[0])]
+    flags += ["--no-prefix-cache", *_frontends(plan.frontends[0])]
     # The first pass warms up what the server meets for the first time.
     found = _served(bench, flags, ["--workload", plan.scale.workload], plan.rounds + 1)
     passes = found.pop("levels")[1:]

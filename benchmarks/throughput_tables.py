@@ -10,6 +10,7 @@ from cells import Result, cases_of, rate, row, span, unit_of, units_of
 OURS = (
     ("graphs", "+ CUDA graphs"),
     ("compile", "+ compiled layers"),
+    ("fused-layers", "+ fused layers in their place"),
     ("launch-ahead", "+ launch-ahead"),
     ("served", "+ process split, served over gRPC"),
 )

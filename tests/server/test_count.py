@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from paceline.server import devices
 from paceline.server.config import ServeConfig
-from paceline.server.processes import count
 from paceline.server.processes.count import count_frontends
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with a GPU and 12 processors."""
-    monkeypatch.setattr(count, "_GPUS", (tmp_path,))
-    monkeypatch.setattr(count.sys, "platform", "linux")
+    monkeypatch.setattr(devices, "_DRIVERS", (tmp_path,))
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 

@@ -14,7 +14,14 @@ from triton_interpreter import DEVICE  # before triton
 pytest.importorskip("triton")
 from paceline.server.config import EngineConfig, Mode, ModelConfig
 from paceline.server.pages import PagePool
-from paceline.server.request import ModelInfo, Output, Request, SamplingParams, StoppingParams
+from paceline.server.request import (
+    FinishReason,
+    ModelInfo,
+    Output,
+    Request,
+    SamplingParams,
+    StoppingParams,
+)
 from paceline.server.runner.loading import LoadedModel
 from paceline.server.runner.paged_runner import PagedRunner
 from paceline.server.scheduler import Scheduler
@@ -50,12 +57,24 @@ def loaded(family: str) -> LoadedModel:
 class Drive:
     """Scheduler and runner, one step launched ahead."""
 
-    def __init__(self, family: str, mode: Mode = Mode.CONTINUOUS, **settings: object) -> None:
-        config = EngineConfig(
-            mode=mode, max_batch_size=4, max_wait_ms=0, max_step_tokens=24, page_size=4
+    def __init__(
+        self,
+        family: str,
+        mode: Mode = Mode.CONTINUOUS,
+        *,
+        engine: dict[str, object] | None = None,
+        poison: int | None = None,
+        **settings: object,
+    ) -> None:
+        bounds: dict[str, object] = {"max_batch_size": 4, "max_step_tokens": 24, "page_size": 4}
+        config = EngineConfig.model_validate(
+            {"mode": mode, "max_wait_ms": 0} | bounds | (engine or {})
         )
         model = ModelConfig.model_validate({"kv_cache_mib": 1, "compile": "off", **settings})
-        self.runner = PagedRunner(loaded(family), config, model)
+        ready = loaded(family)
+        if poison is not None:
+            ready.model.get_parameter("model.embed_tokens.weight")[poison] = float("nan")
+        self.runner = PagedRunner(ready, config, model)
         assert self.runner.num_pages >= NUM_PAGES
         self.pages = PagePool(NUM_PAGES, config.page_size)
         self.scheduler = Scheduler(config, self.pages, MAX_POSITIONS, self.runner.buckets)
@@ -73,7 +92,6 @@ class Drive:
         if self._in_flight is not None:
             step, handle = self._in_flight
             for output in self.scheduler.apply(step, self.runner.collect(handle), 0.0):
-                assert output.finish is None or output.finish.error is None
                 self.tokens[output.request_id] += output.token_ids
                 self.outputs[output.request_id].append(output)
         self._in_flight = None
@@ -130,3 +148,40 @@ def test_transformers_own_layers_say_the_same() -> None:
         drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, StoppingParams(length), 0.0))
     drive.finish()
     assert [drive.tokens[str(i)] for i in range(len(work()))] == references("llama")
+
+
+def test_a_row_of_not_a_number_harms_nobody() -> None:
+    """A request with a NaN embedding fails; who shares its prefix or gets its pages does not."""
+    poison, prefix = 255, list(range(40, 52))
+    prompts = [[*prefix, 1], [*prefix, 2, 3]]
+    _, plain = tiny_model("llama")
+    expected = [greedy_reference(plain, prompt, 6) for prompt in prompts]
+    assert all(poison not in tokens for tokens in expected)
+    drive = Drive("llama", poison=poison)
+    for id, prompt in (("0", prompts[0]), ("bad", [*prefix, poison, 2]), ("1", prompts[1])):
+        drive.scheduler.add(Request(id, tuple(prompt), GREEDY, StoppingParams(6), 0.0))
+        drive.step()
+    drive.finish()
+    end = drive.outputs["bad"][-1].finish
+    assert end is not None and end.reason is FinishReason.ERROR
+    assert [drive.tokens["0"], drive.tokens["1"]] == expected
+
+
+def test_deterministic_among_neighbours() -> None:
+    """Tokens and log-probabilities are the same to the last bit alone and in a crowd."""
+    target = Request("t", tuple(range(9, 30)), GREEDY, StoppingParams(8), 0.0, logprobs=2)
+    seen = []
+    for neighbours in (0, 3):
+        drive = Drive("llama", engine={"deterministic": True, "prefill_chunk": 8})
+        rng = random.Random(neighbours)
+        for i in range(neighbours):
+            prompt = tuple(rng.randrange(256) for _ in range(rng.randint(1, 20)))
+            sampling = SamplingParams(temperature=0.9, seed=i)
+            drive.scheduler.add(Request(f"n{i}", prompt, sampling, StoppingParams(6), 0.0))
+            drive.step()
+        drive.scheduler.add(target)
+        drive.finish()
+        outputs = drive.outputs["t"]
+        seen.append([(output.token_ids, output.logprobs) for output in outputs])
+    assert len(seen[0]) == 8
+    assert seen[0] == seen[1]

@@ -23,11 +23,15 @@ class EngineConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Mode = Field(Mode.CONTINUOUS, description="batching mode")
-    max_batch_size: int = Field(32, ge=1, le=4096, description="rows a step may hold")
+    max_batch_size: int = Field(
+        32, ge=1, le=4096, description="rows a step may hold; on a GPU 256 unless given"
+    )
     max_wait_ms: float = Field(
         50.0, ge=0, le=60_000, description="how long static and dynamic wait for more"
     )
-    max_step_tokens: int = Field(512, ge=16, description="tokens a step may compute (the budget)")
+    max_step_tokens: int = Field(
+        512, ge=16, description="tokens a step may compute (the budget); on a GPU 2048 unless given"
+    )
     max_queue_requests: int = Field(1024, ge=1, description="waiting requests before refusing")
     max_queue_tokens: int = Field(
         262_144, ge=1, description="waiting prompt tokens before refusing"
@@ -57,6 +61,10 @@ class EngineConfig(BaseModel):
         if info.data.get("deterministic") and value % size:
             raise ValueError(f"must be a multiple of page_size, {size}")
         return value
+
+
+# Where hundreds of rows cost little more than one.
+GPU_DEFAULTS = {"max_batch_size": 256, "max_step_tokens": 2048}
 
 
 class ModelConfig(BaseModel):

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from .collector import settle
 from .completion import Completion, Delta
 from .config import EngineConfig
 from .engine import Engine, Runner
@@ -124,6 +125,7 @@ class OfflineRun:
         waiting = deque(order)
         interrupted = False
         self._engine.start()
+        settle()
         started = time.perf_counter()
         try:
             with _quick_switches():

@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Protocol
 
 from . import listen
+from .collector import settle
 from .config import ServeConfig
 from .loader import Loader, load_torch
 from .processes.count import count_frontends
@@ -59,6 +60,7 @@ async def serve(config: ServeConfig, loader: Loader = load_torch) -> int:
             logger.info("loading the model")
             if not await _done_before(first, server.load()):
                 return 0
+            settle()
             sys.stdout.write(banner(server, config))
             sys.stdout.flush()
             await _either(first, server.failed)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from .. import facts
+from ..collector import settle
 from ..config import ServeConfig
 from ..engine import Engine
 from ..errors import SetupError
@@ -116,6 +117,7 @@ class EngineProcess:
         loaded.tokenizer.save(self._folder / TOKENIZER)
         engine = Engine(loaded.runner, self._config, self._exchange.deliver)
         engine.start()
+        settle()
         return loaded, engine
 
     def _tell(self, message: FromEngine) -> None:
