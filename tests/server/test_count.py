@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from paceline.server.processes.count import count_frontends
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with a GPU and 12 processors."""
     monkeypatch.setattr(count, "_GPUS", (tmp_path,))
-    monkeypatch.setattr(count.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
