@@ -92,7 +92,7 @@ class ModelConfig(BaseModel):
     quantization: Literal["none", "int8", "int8-weight-only", "fp8"] = Field(
         "none", description="number format of the linear layers' weights"
     )
-    attention: Literal["auto", "sdpa", "triton", "varlen"] = Field(
+    attention: Literal["auto", "sdpa", "triton"] = Field(
         "auto", description="attention kernel; auto: triton on a GPU, else sdpa"
     )
     compile: Literal["auto", "on", "off"] = Field(
