@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import triton_interpreter  # noqa: F401 - before all that may import Triton  # isort: skip
 from pathlib import Path
 
 import pytest

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from triton_interpreter import DEVICE  # before triton
+from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 from paceline.server.config import EngineConfig, Mode, ModelConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from triton_interpreter import DEVICE  # before triton
+from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 from paceline.server.runner import triton_attention as attention

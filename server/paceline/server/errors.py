@@ -116,7 +116,7 @@ class OutOfMemory(PacelineError):
         super().__init__("the device has not enough memory for this request")
 
 
-class StepOutOfMemory(PacelineError):
+class StepOutOfMemory(Exception):
     """A step did not fit into the device's memory; its rows are computed again, in smaller steps."""
 
 
@@ -132,6 +132,7 @@ _KINDS: dict[str, type[PacelineError]] = {
         DeadlineExceeded,
         FeatureUnavailable,
         EngineFailure,
+        OutOfMemory,
         SetupError,
     )
 }
