@@ -6,19 +6,22 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import EngineConfig, ModelConfig
+from ..errors import SetupError
 from ..pages import PADDING_PAGE
 from ..rectangles import Buckets
 from ..request import Request, SamplingParams, StoppingParams
 from ..sequence import Sequence
 from ..step import Rectangle, Row, Sample, Step
+from .fuse import fuse_projections
 from .kv_cache import KVCache, KVShape
 from .linear import pack_linear_layers
 from .loading import LoadedModel
 from .memory import pages_that_fit
 from .packing import pack
+from .quantize import quantize_linear_layers
 from .sampling import SampleRow, sample
 
 logger = logging.getLogger(__name__)
@@ -52,8 +55,8 @@ class TorchRunner:
         self._model = loaded.model
         self._device = torch.device(loaded.info.device)
         self._engine = engine
-        if self._device.type == "cpu":
-            pack_linear_layers(self._model)
+        fuse_projections(self._model)
+        _prepare_linear_layers(self._model, self._device, config.quantization)
         self.buckets = CPU_BUCKETS if self._device.type == "cpu" else GPU_BUCKETS
         shape = _kv_shape(loaded, engine.page_size)
         wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
@@ -113,6 +116,15 @@ class TorchRunner:
         pages = (PADDING_PAGE,) * -(-width // self._engine.page_size)
         row = Row(Sequence(request, 0, 0), 0, width, (0,) * width, pages, samples=True)
         self.collect(self.launch(Step((Rectangle((row,) * height, height, width),))))
+
+
+def _prepare_linear_layers(model: nn.Module, device: torch.device, quantization: str) -> None:
+    if quantization != "none":
+        if device.type != "cpu":
+            raise SetupError(f"--quantization {quantization} is not there on {device.type}")
+        quantize_linear_layers(model, quantization)
+    elif device.type == "cpu":
+        pack_linear_layers(model)
 
 
 def _sample_row(sequence: Sequence) -> SampleRow:
