@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Mode(enum.StrEnum):
@@ -76,6 +76,12 @@ class ModelConfig(BaseModel):
         "auto", description="compile the model's layers; auto: where it pays"
     )
     cuda_graphs: bool = Field(True, description="capture each shape of a step as a CUDA graph")
+
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _none_is_a_choice(cls, value: object) -> object:
+        """The word that switches other settings off is a value here."""
+        return "none" if value is None else value
 
 
 class ServeConfig(EngineConfig, ModelConfig):
