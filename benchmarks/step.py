@@ -42,7 +42,7 @@ def main(rows: int) -> None:
         assert planned is not None
         scheduler.apply(planned, runner.collect(runner.launch(planned)), 0.0)
 
-    while any(sequence.prefilling for sequence in scheduler._all()):
+    while scheduler._waiting or scheduler._running.prefilling:
         step()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(STEPS):

@@ -14,8 +14,9 @@ from typing import Any
 
 import grpc
 
-from paceline.server.app import App, Loaded, running_app
+from paceline.server.app import App, running_app
 from paceline.server.config import ServeConfig
+from paceline.server.loader import Loaded
 from paceline.server.mock import MockRunner
 from paceline.server.sequence import Sequence
 from paceline.server.step import Step
@@ -107,26 +108,25 @@ def generation(prompt: str = "one two", max_tokens: int = 8, **fields: Any) -> p
     return message
 
 
-def main() -> int:
-    """Serves a slow endless model as a process, with `serve`'s flags.
+def load_mock(_: ServeConfig) -> Loaded:
+    """A slow endless model. `STEP_S` in the environment is the seconds of a step, `LOAD_S` those of loading."""
+    tokenizer = Tokenizer(byte_level_tokenizer())
+    on_step = paced(float(os.environ.get("STEP_S", "0.005")))
+    runner = MockRunner(vocab_size=tokenizer.vocab_size, max_context_tokens=8000, on_step=on_step)
+    time.sleep(float(os.environ.get("LOAD_S", "0")))
+    return Loaded(runner, tokenizer)
 
-    `STEP_S` in the environment is the seconds of a step, `LOAD_S` those of loading.
-    """
+
+def main() -> int:
+    """Serves `load_mock`'s model as a program, with `serve`'s flags."""
+    from mock_serving import load_mock as importable
     from paceline.server import logs
     from paceline.server.serve import run
     from paceline.server.settings import read
 
-    tokenizer = Tokenizer(byte_level_tokenizer())
-    on_step = paced(float(os.environ.get("STEP_S", "0.005")))
-    runner = MockRunner(vocab_size=tokenizer.vocab_size, max_context_tokens=8000, on_step=on_step)
     config = read(sys.argv[1:])
     logs.configure(config.log_level)
-
-    def load(_: ServeConfig) -> Loaded:
-        time.sleep(float(os.environ.get("LOAD_S", "0")))
-        return Loaded(runner, tokenizer)
-
-    return run(config, load)
+    return run(config, importable)
 
 
 if __name__ == "__main__":

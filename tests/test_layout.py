@@ -20,17 +20,25 @@ PORTIONS = ("proto", "server", "client", "loadgen")
 PURE = {
     f"paceline.server.{name}"
     for name in (
+        "bounds",
         "counters",
+        "deterministic",
         "errors",
+        "inbox",
+        "lifecycle",
         "pages",
+        "planner",
         "policy",
+        "processes.messages",
         "rectangles",
         "request",
         "residency",
+        "running",
         "scheduler",
         "sequence",
         "step",
         "stops",
+        "tally",
         "waiting",
     )
 }
@@ -38,7 +46,7 @@ IMPURE = {"asyncio", "concurrent", "grpc", "random", "secrets", "socket", "threa
 PROTOBUF_HOLDERS = {
     "paceline.client": {"_aio", "_answers", "_record", "_requests", "_status", "_sync"},
     "paceline.server": {
-        "app",
+        "listener",
         "rpc",
         "rpc_convert",
         "rpc_errors",
@@ -186,6 +194,18 @@ class TestArrows:
         found = reachable("paceline.server.engine")
 
         assert tops(found) & {"asyncio", "grpc", "torch", "transformers", "google"} == set()
+
+    def test_the_supervisor_stays_light(self) -> None:
+        """It outlives engines and front ends: it reaches neither torch nor gRPC nor their sockets."""
+        found = tops(reachable("paceline.server.processes.supervisor"))
+
+        assert found & {"torch", "grpc", "grpc_health", "zmq"} == set()
+
+    def test_front_ends_reach_no_model(self) -> None:
+        """Nothing that needs torch is within a front end's reach."""
+        found = reachable("paceline.server.processes.frontend")
+
+        assert {name for name in found if ".runner" in name} == set()
 
     @pytest.mark.parametrize("name", sorted(MODULES))
     def test_no_module_reaches_itself(self, name: str) -> None:

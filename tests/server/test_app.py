@@ -17,9 +17,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from mock_serving import WAIT_S, Gate, Served, generation, serving
-from paceline.server.app import App, Loaded
+from paceline.server.app import App
 from paceline.server.config import ServeConfig
 from paceline.server.errors import SetupError
+from paceline.server.loader import Loaded
 from paceline.server.mock import MockRunner
 from paceline.server.step import Step
 from paceline.server.tokenizer import Tokenizer

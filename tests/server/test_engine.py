@@ -50,10 +50,12 @@ class Gate:
 
 @contextmanager
 def running(
-    on_step: Callable[[Step], None] = lambda _: None, **config: Any
+    on_step: Callable[[Step], None] = lambda _: None, *, ahead: bool = False, **config: Any
 ) -> Iterator[tuple[Engine, list[Output]]]:
     outputs: list[Output] = []
-    runner = MockRunner(vocab_size=100, num_pages=64, max_context_tokens=200, on_step=on_step)
+    runner = MockRunner(
+        vocab_size=100, num_pages=64, max_context_tokens=200, on_step=on_step, ahead=ahead
+    )
     settings = EngineConfig(max_batch_size=4, page_size=4, **config)
     engine = Engine(runner, settings, outputs.extend)
     engine.start()
@@ -67,10 +69,15 @@ def reasons(outputs: list[Output]) -> dict[str, FinishReason]:
     return {o.request_id: o.finish.reason for o in outputs if o.finish}
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("mode", list(Mode))
-def test_every_request_is_answered_in_every_mode(mode: Mode) -> None:
+def test_every_request_is_answered_in_every_mode(
+    mode: Mode, deterministic: bool, ahead: bool
+) -> None:
     """Each completion gets its own tokens in order and exactly one end."""
-    with running(mode=mode, max_wait_ms=1) as (engine, outputs):
+    settings: dict[str, Any] = {"deterministic": deterministic, "prefill_chunk": 8}
+    with running(mode=mode, max_wait_ms=1, ahead=ahead, **settings) as (engine, outputs):
         for i in range(12):
             engine.submit(request(str(i), 3 + i, prompt=(3 + i,) * (1 + i)))
 
@@ -161,7 +168,8 @@ def test_a_prompt_that_never_fits_is_the_callers_fault() -> None:
         engine.submit(request("long", prompt=(3,) * 200))
 
 
-def test_a_failing_step_ends_its_rows_only() -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_failing_step_ends_its_rows_only(ahead: bool) -> None:
     """After a step went wrong the engine goes on, and what it says holds no detail."""
     failures = iter([True])
 
@@ -169,7 +177,7 @@ def test_a_failing_step_ends_its_rows_only() -> None:
         if next(failures, False):
             raise RuntimeError("secret detail")
 
-    with running(fail_once) as (engine, outputs):
+    with running(fail_once, ahead=ahead) as (engine, outputs):
         engine.submit(request("unlucky"))
         assert engine.wait_idle(PATIENCE_S)
         engine.submit(request("next"))

@@ -21,7 +21,7 @@ def test_a_finish_fills_the_histograms() -> None:
     """Each phase is observed once, in seconds; TPOT leaves the first token out."""
     metrics = Metrics()
     timings = Timings(0.1, 0.2, 0.9, 0.3, 1.2, batch_rows_mean=4.0, batch_rows_max=8)
-    metrics.ended(Finish(FinishReason.EOS, Usage(5, 10), timings))
+    metrics.tally.ended(Finish(FinishReason.EOS, Usage(5, 10), timings))
     found = values(metrics)
     assert found["paceline_request_queue_time_seconds_sum"] == 0.1
     assert found["paceline_request_prefill_time_seconds_sum"] == 0.2
@@ -35,7 +35,9 @@ def test_a_finish_fills_the_histograms() -> None:
 def test_a_request_that_never_ran_has_no_first_token() -> None:
     """It counts as ended and as queued, and leaves latencies of tokens alone."""
     metrics = Metrics()
-    metrics.ended(Finish(FinishReason.TIME_LIMIT, Usage(5, 0), Timings(queue_s=2.0, total_s=2.0)))
+    metrics.tally.ended(
+        Finish(FinishReason.TIME_LIMIT, Usage(5, 0), Timings(queue_s=2.0, total_s=2.0))
+    )
     found = values(metrics)
     assert found["paceline_request_success_total"] == 1
     assert found["paceline_request_queue_time_seconds_count"] == 1
@@ -45,7 +47,7 @@ def test_a_request_that_never_ran_has_no_first_token() -> None:
 def test_tokens_that_came_together_share_their_time() -> None:
     """Three tokens after 0.3 seconds are three intervals of 0.1."""
     metrics = Metrics()
-    metrics.made(3, 0.3)
+    metrics.tally.made(3, 0.3)
     found = values(metrics)
     assert found["paceline_inter_token_latency_seconds_count"] == 3
     assert abs(found["paceline_inter_token_latency_seconds_sum"] - 0.3) < 1e-9

@@ -17,7 +17,7 @@ BUCKETS = Buckets(rows=(1, 2, 4, 8), width=4)
 
 def row(tokens: int, pages: int = 1) -> Row:
     request = Request("r", (1,) * tokens, SamplingParams(), StoppingParams(1), 0.0)
-    return Row(Sequence(request, 0, 0), 0, tokens, (1,) * tokens, (1,) * pages, samples=True)
+    return Row(Sequence(request, 0, 0), 0, tokens, True, pages)
 
 
 def prefill(policy: Policy, lengths: list[int], batch_rows: int = 0) -> list[tuple[int, int]]:
@@ -54,9 +54,9 @@ def test_decode_splits_where_contexts_differ_much() -> None:
 
     short, long = decode_rectangles(rows, CONTINUOUS, 0, buckets)
 
-    assert [len(r.pages) for r in short.rows] == [2, 3]
+    assert [r.num_pages for r in short.rows] == [2, 3]
     assert short.height == 7  # with the padding
-    assert [len(r.pages) for r in long.rows] == [30]
+    assert [r.num_pages for r in long.rows] == [30]
 
 
 @given(
@@ -76,3 +76,11 @@ def test_decode_rectangles_hold_every_row_once(
     assert sorted(id(r) for rectangle in found for r in rectangle.rows) == sorted(map(id, rows))
     assert sum(rectangle.height for rectangle in found) == buckets.height_for(len(rows))
     assert all(rectangle.height >= len(rectangle.rows) > 0 for rectangle in found)
+
+
+def test_the_line_is_padded_as_a_whole() -> None:
+    """Without row buckets only the length of the whole line is rounded up, and not above the last one."""
+    buckets = Buckets(rows=(), width=1, lines=(1, 2, 4, 8))
+
+    assert [buckets.height_for(n) for n in (1, 3, 9)] == [1, 3, 9]
+    assert [buckets.line_for(n) for n in (1, 3, 8, 9)] == [1, 4, 8, 9]

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 from transformers.generation import logits_process as hf
 
-from paceline.server.request import SamplingParams
+from paceline.server.request import SamplingParams, TokenLogprobs
 from paceline.server.runner.sampling import (
     NO_TOKEN,
     SampleRow,
@@ -21,6 +21,7 @@ from paceline.server.runner.sampling import (
     sample_tokens,
     token_logprobs,
 )
+from paceline.server.step import Sampled
 
 VOCAB = 3000  # enough for top-k and top-p to look at candidates first
 GREEDY = SamplingParams(temperature=0.0)
@@ -70,6 +71,7 @@ def test_a_row_without_usable_logits_harms_nobody(params: SamplingParams) -> Non
     broken[3, 8] = math.inf
     broken[4] = -math.inf
     sampled = sample(broken, rows)
+    assert sampled.logprobs is not None and expected.logprobs is not None
     assert sampled.token_ids[1:5] == [NO_TOKEN] * 4
     assert sampled.logprobs[1:5] == [None] * 4
     for place in (0, 5):
@@ -101,6 +103,11 @@ def sample_rows(draw: st.DrawFn) -> SampleRow:
     )
 
 
+def logprobs_of(sampled: Sampled) -> list[TokenLogprobs | None]:
+    """One entry a row, also where nobody asked."""
+    return sampled.logprobs or [None] * len(sampled.token_ids)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(sample_rows(), min_size=1, max_size=12),
@@ -117,10 +124,10 @@ def test_a_token_depends_on_its_row_alone(
     together = sample(logits, rows)
     alone = [sample(logits[i : i + 1], [row]) for i, row in enumerate(rows)]
     assert together.token_ids == [one.token_ids[0] for one in alone]
-    assert together.logprobs == [one.logprobs[0] for one in alone]
+    assert logprobs_of(together) == [logprobs_of(one)[0] for one in alone]
     backwards = sample(logits.flip(0), rows[::-1])
     assert together.token_ids == backwards.token_ids[::-1]
-    assert together.logprobs == backwards.logprobs[::-1]
+    assert logprobs_of(together) == logprobs_of(backwards)[::-1]
 
 
 def test_torch_s_generator_is_neither_read_nor_moved() -> None:
@@ -253,7 +260,7 @@ def test_logprobs_are_the_model_s_own() -> None:
     ]
     sampled = sample(logits, rows)
     reference = logits.float().log_softmax(-1)
-    first, second, third = sampled.logprobs
+    first, second, third = logprobs_of(sampled)
     assert sampled.token_ids == [17, 17, 17]
     assert first is not None and second is None and third is not None
     assert first.chosen == reference[0, 17].item()

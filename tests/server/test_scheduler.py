@@ -2,94 +2,42 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import Any
+from collections import Counter
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from paceline.server.config import EngineConfig, Mode
+from paceline.server.config import Mode
 from paceline.server.errors import DeadlineExceeded
-from paceline.server.pages import PagePool
-from paceline.server.rectangles import Buckets
-from paceline.server.request import FinishReason, Output, Request, SamplingParams, StoppingParams
-from paceline.server.scheduler import Scheduler
-from paceline.server.step import Sample, Step
-from paper_model import PaperModel, expected_tokens
-
-PAGE_SIZE = 2
-BUCKETS = Buckets(rows=(1, 2, 4), width=4, split_gain=3)
-
-
-def request(
-    id: str, prompt: list[int], max_tokens: int = 4, *, at: float = 0.0, **more: Any
-) -> Request:
-    stopping = StoppingParams(max_tokens=max_tokens)
-    return Request(id, tuple(prompt), SamplingParams(), stopping, at, **more)
-
-
-class Bench:
-    """A scheduler with a paper model and a clock of its own."""
-
-    def __init__(self, mode: Mode, *, num_pages: int = 20, **config: Any) -> None:
-        settings: dict[str, Any] = {
-            "max_batch_size": 4,
-            "max_wait_ms": 10,
-            "max_step_tokens": 16,
-        }
-        self.config = EngineConfig(mode=mode, page_size=PAGE_SIZE, **(settings | config))
-        self.pages = PagePool(num_pages, PAGE_SIZE)
-        self.left_queue: list[tuple[str, int]] = []
-        self.scheduler = Scheduler(
-            self.config,
-            self.pages,
-            max_context=64,
-            buckets=BUCKETS,
-            on_leave_queue=lambda s: self.left_queue.append((s.request.id, s.index)),
-        )
-        self.model = PaperModel(PAGE_SIZE)
-        self.now = 0.0
-        self.outputs: list[Output] = []
-
-    def step(self) -> Step | None:
-        self.now += 1.0
-        self.outputs += self.scheduler.expire(self.now)
-        step = self.scheduler.plan(self.now)
-        if step is not None:
-            self.outputs += self.scheduler.apply(step, self.model.run(step), self.now)
-        return step
-
-    def run(self, max_steps: int = 500) -> None:
-        for _ in range(max_steps):
-            if self.scheduler.idle:
-                return
-            self.step()
-        raise AssertionError("the scheduler does not get on")
-
-    @property
-    def tokens(self) -> dict[tuple[str, int], tuple[int, ...]]:
-        found: defaultdict[tuple[str, int], tuple[int, ...]] = defaultdict(tuple)
-        for output in self.outputs:
-            found[output.request_id, output.index] += output.token_ids
-        return found
-
-    @property
-    def reasons(self) -> dict[tuple[str, int], FinishReason]:
-        return {(o.request_id, o.index): o.finish.reason for o in self.outputs if o.finish}
+from paceline.server.request import FinishReason, Request, SamplingParams, StoppingParams
+from paceline.server.step import Sampled
+from paper_model import expected_tokens
+from scheduler_bench import Bench, request
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests come, are cancelled, run late and fail in any order."""
+    """Requests come, are cancelled, run late, fail and run out of memory in any order."""
 
     @initialize(
         mode=st.sampled_from(list(Mode)),
         num_pages=st.integers(9, 20),
         budget=st.sampled_from([16, 20, 64]),
+        ahead=st.booleans(),
+        deterministic=st.booleans(),
     )
-    def begin(self, mode: Mode, num_pages: int, budget: int) -> None:
-        self.bench = Bench(mode, num_pages=num_pages, max_step_tokens=budget)
+    def begin(
+        self, mode: Mode, num_pages: int, budget: int, ahead: bool, deterministic: bool
+    ) -> None:
+        self.bench = Bench(
+            mode,
+            num_pages=num_pages,
+            max_step_tokens=budget,
+            ahead=ahead,
+            deterministic=deterministic,
+            prefill_chunk=4,
+        )
         self.sent: dict[str, Request] = {}
         self.disturbed: set[str] = set()
 
@@ -100,6 +48,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         patience=st.one_of(st.none(), st.integers(1, 30)),
         gentle=st.booleans(),
+        ends=st.sampled_from([frozenset[int](), frozenset(range(3, 15))]),
     )
     def arrive(
         self,
@@ -109,12 +58,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         patience: int | None,
         gentle: bool,
+        ends: frozenset[int],
     ) -> None:
         id = str(len(self.sent))
         until = None if patience is None else self.bench.now + patience
         late = {"time_limit": until} if gentle else {"deadline": until}
         self.sent[id] = request(
-            id, prompt, max_tokens, at=self.bench.now, n=n, priority=priority, **late
+            id, prompt, max_tokens, at=self.bench.now, n=n, priority=priority, ends=ends, **late
         )
         if until is not None:
             self.disturbed.add(id)
@@ -133,29 +83,45 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(steps):
             self.bench.step()
 
-    @rule()
-    def a_step_fails(self) -> None:
-        bench = self.bench
-        step = bench.scheduler.plan(bench.now)
+    @rule(in_launch=st.booleans())
+    def a_step_fails(self, in_launch: bool) -> None:
+        step = self.bench.step_goes_wrong(in_launch=in_launch, out_of_memory=False)
         if step is not None:
             self.disturbed |= {row.sequence.request.id for row in step.rows}
-            bench.outputs += bench.scheduler.fail(step, bench.now, DeadlineExceeded("scripted"))
+
+    @rule(in_launch=st.booleans())
+    def a_step_runs_out_of_memory(self, in_launch: bool) -> None:
+        self.bench.step_goes_wrong(in_launch=in_launch, out_of_memory=True)
+        ended = {o.request_id for o in self.bench.outputs if o.finish and o.finish.error}
+        self.disturbed |= ended  # the third time in a row, alone and in the smallest steps
 
     @invariant()
     def no_page_is_owned_twice_or_lost(self) -> None:
         scheduler, pages = self.bench.scheduler, self.bench.pages
-        owned = Counter(page for s in scheduler._all() for page in s.pages)
+        owned = Counter(page for s in scheduler._life for page in s.pages)
         assert len(owned) == pages.num_used
         assert 0 not in owned
         for page, users in owned.items():
             assert users == pages._users[page]
             if users > 1:  # shared pages hold a prefix that is complete
-                holders = [s for s in scheduler._all() if page in s.pages]
+                holders = [s for s in scheduler._life if page in s.pages]
                 assert all(s.pages.index(page) < s.num_registered for s in holders)
 
     @invariant()
     def rows_stay_within_the_batch(self) -> None:
-        assert len(self.bench.scheduler._running) <= self.bench.config.max_batch_size
+        running, config = self.bench.scheduler._running, self.bench.config
+        slots = [s.slot for s in running]
+        assert len(set(slots)) == len(slots) <= config.max_batch_size
+        assert all(0 <= slot < config.max_batch_size for slot in slots)
+        assert all(s.slot == -1 and s.pending == 0 for s in self.bench.scheduler._waiting)
+        for line in (running.prefilling, running.decoding):
+            assert line == sorted(line, key=lambda s: s.place)
+
+    @invariant()
+    def a_token_is_pending_only_in_flight(self) -> None:
+        pending = sum(s.pending for s in self.bench.scheduler._running)
+        flying = self.bench.in_flight
+        assert pending <= (0 if flying is None else len(flying[0].sampling_rows))
 
     def teardown(self) -> None:
         if not hasattr(self, "bench"):
@@ -165,16 +131,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert ended == Counter((r.id, i) for r in self.sent.values() for i in range(r.n))
         assert Counter(self.bench.left_queue) == ended
         assert self.bench.pages.num_used == 0
+        assert self.bench.scheduler._life.find("0") == []
         for id, sent in self.sent.items():
             room = self.bench.scheduler.max_context - len(sent.prompt_ids)
             full = expected_tokens(sent.prompt_ids, min(room, sent.stopping.max_tokens))
+            ends = [i for i, token in enumerate(full) if token in sent.stopping.eos_token_ids]
+            full = full[: ends[0] + 1] if ends else full
             for index in range(sent.n):
                 got = self.bench.tokens[id, index]
                 assert got == (full[: len(got)] if id in self.disturbed else full)
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+TestScheduler.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -268,9 +237,13 @@ def test_completions_of_one_request_share_its_prompt_pages() -> None:
     assert [u.cached_tokens for u in usages] == [0, 6, 6]
 
 
-def test_preemption_takes_from_the_last_and_loses_nothing() -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_preemption_takes_from_the_last_and_loses_nothing(ahead: bool, deterministic: bool) -> None:
     """When pages run out the latest request waits and is computed again, to the same tokens."""
-    bench = Bench(Mode.CONTINUOUS, num_pages=12)
+    bench = Bench(
+        Mode.CONTINUOUS, num_pages=12, ahead=ahead, deterministic=deterministic, prefill_chunk=4
+    )
     for id in ("first", "second", "third"):
         bench.scheduler.add(request(id, [3, 4, 5, 6], 12))
 
@@ -369,9 +342,9 @@ def test_a_row_without_finite_logits_fails_alone() -> None:
     bench.scheduler.add(request("good", [5, 6], 3))
     step = bench.scheduler.plan(0.0)
     assert step is not None
-    samples = bench.model.run(step)
+    sampled = bench.model.run(step)
 
-    bench.outputs += bench.scheduler.apply(step, [Sample(-1), samples[1]], 0.0)
+    bench.outputs += bench.scheduler.apply(step, Sampled([-1, sampled.token_ids[1]]), 0.0)
     bench.run()
 
     assert bench.reasons["bad", 0] is FinishReason.ERROR

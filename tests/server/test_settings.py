@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from paceline.server import devices
 from paceline.server.config import Mode, ServeConfig
 from paceline.server.errors import SetupError
 from paceline.server.settings import read
@@ -83,6 +84,8 @@ def test_foreign_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
         (["--port"], "--port"),
         (["--por", "1"], "--por"),
         (["50051"], "50051"),
+        (["--deterministic", "--prefill-chunk", "24"], "--prefill-chunk: must be a multiple"),
+        (["--deterministic", "--page-size", "96"], "--prefill-chunk: must be a multiple"),
     ],
 )
 def test_bad_flag_is_named(flags: list[str], source: str) -> None:
@@ -127,3 +130,14 @@ def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ServeConfig.model_fields:
         assert f"--{name.replace('_', '-')}" in text
     assert {"model:", "batching:", "server:"} <= set(text.splitlines())
+
+
+def test_a_gpu_has_larger_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where nothing is given; what is given stays, wherever it comes from."""
+    monkeypatch.setattr(devices, "_DRIVERS", (tmp_path,))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PACELINE_MAX_STEP_TOKENS", "512")
+    config = read([])
+    assert (config.max_batch_size, config.max_step_tokens) == (256, 512)
+    assert read(["--device", "cpu"]).max_batch_size == 32
+    assert read(["--max-batch-size", "32"]).max_batch_size == 32

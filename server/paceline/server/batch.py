@@ -71,10 +71,9 @@ Loader = Callable[[BatchOptions], Ready]
 
 def load_torch(options: BatchOptions) -> Ready:
     """The model that `options` names, on torch. SetupError if it cannot be loaded."""
-    from .runner import attention, loading, torch_runner
+    from .runner.make import load_runner
 
-    loaded = loading.load(options, attention.register())
-    runner = torch_runner.TorchRunner(loaded, options, options)
+    loaded, runner = load_runner(options, options)
     return Ready(runner, loaded.tokenizer, loaded.num_threads)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+import msgspec
 
 from .job import Job
 from .request import Finish, FinishReason, Output, TokenLogprobs
@@ -13,8 +15,7 @@ from .text_stream import Detokenizer, TextStream
 _ENDED_BY_TOKEN = (FinishReason.EOS, FinishReason.STOP_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What one completion gained: `num_tokens` new tokens after `offset` earlier ones, and text that became certain.
 
     The prompt's echo is a delta too, of no tokens: its ids and text come before the first generated ones.

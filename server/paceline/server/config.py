@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Mode(enum.StrEnum):
@@ -23,11 +23,15 @@ class EngineConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Mode = Field(Mode.CONTINUOUS, description="batching mode")
-    max_batch_size: int = Field(32, ge=1, le=4096, description="rows a step may hold")
+    max_batch_size: int = Field(
+        32, ge=1, le=4096, description="rows a step may hold; on a GPU 256 unless given"
+    )
     max_wait_ms: float = Field(
         50.0, ge=0, le=60_000, description="how long static and dynamic wait for more"
     )
-    max_step_tokens: int = Field(512, ge=16, description="tokens a step may compute (the budget)")
+    max_step_tokens: int = Field(
+        512, ge=16, description="tokens a step may compute (the budget); on a GPU 2048 unless given"
+    )
     max_queue_requests: int = Field(1024, ge=1, description="waiting requests before refusing")
     max_queue_tokens: int = Field(
         262_144, ge=1, description="waiting prompt tokens before refusing"
@@ -42,6 +46,25 @@ class EngineConfig(BaseModel):
         False,
         description="a request's tokens and log-probabilities do not depend on its neighbours",
     )
+    prefill_chunk: int = Field(
+        128,
+        ge=1,
+        validate_default=True,
+        description="tokens of a prompt chunk in deterministic mode",
+    )
+
+    @field_validator("prefill_chunk")
+    @classmethod
+    def _whole_pages(cls, value: int, info: ValidationInfo) -> int:
+        # Pages of a prefix are reused by whole chunks.
+        size = info.data.get("page_size", value)
+        if info.data.get("deterministic") and value % size:
+            raise ValueError(f"must be a multiple of page_size, {size}")
+        return value
+
+
+# Where hundreds of rows cost little more than one.
+GPU_DEFAULTS = {"max_batch_size": 256, "max_step_tokens": 2048}
 
 
 class ModelConfig(BaseModel):
@@ -74,6 +97,9 @@ class ModelConfig(BaseModel):
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="compile the model's layers; auto: where it pays"
+    )
+    fused_layers: bool = Field(
+        True, description="on a GPU, compute Llama-like layers with kernels made for small batches"
     )
     cuda_graphs: bool = Field(True, description="capture each shape of a step as a CUDA graph")
 

@@ -1,4 +1,8 @@
-"""The one owner of request state: inbox -> plan -> launch -> collect -> apply -> deliver."""
+"""The one owner of request state: inbox -> plan -> launch -> collect -> apply -> deliver.
+
+Where the device computes beside Python, a step is launched before the one before it is collected, so
+that the device has work while the host reads, delivers and plans.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,18 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from .config import EngineConfig
 from .door import Door
-from .errors import EngineFailure, InvalidRequest, Unavailable, Violation
+from .errors import EngineFailure, InvalidRequest, StepOutOfMemory, Unavailable, Violation
+from .inbox import Cancel, Message, Stop, Submit
 from .pages import PagePool
 from .rectangles import Buckets
 from .request import FinishReason, Load, ModelInfo, Output, Request
 from .scheduler import Scheduler
-from .step import Sample, Step
+from .step import Sampled, Step
 
 logger = logging.getLogger(__name__)
 
@@ -35,40 +40,27 @@ class Runner(Protocol):
     info: ModelInfo
     num_pages: int  # the padding page included
     buckets: Buckets
+    # Whether a step may be launched before the one before it is collected. The newest token of a
+    # sequence may be missing from such a step's rows; the runner has it, under the sequence's slot.
+    ahead: bool
 
     def warm_up(self) -> None:
         """Runs once before the first step: whatever is slow the first time happens here."""
         ...
 
     def launch(self, step: Step) -> object:
-        """Starts a step and returns a handle at once."""
+        """Starts a step and returns a handle at once. Steps are executed in the order of launching.
+
+        Raises:
+            StepOutOfMemory: here or in `collect`; the step is computed again in smaller parts.
+        """
         ...
 
-    def collect(self, handle: object) -> list[Sample]:
-        """Waits for a launched step: one sample for each of its `sampling_rows`, in order."""
+    def collect(self, handle: object) -> Sampled:
+        """Waits for a launched step: one token for each of its `sampling_rows`, in order."""
         ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    request_id: str
-    reason: FinishReason
-    index: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    reason: FinishReason
-
-
-Message = Submit | Cancel | Stop
 
 
 class Engine:
@@ -102,7 +94,10 @@ class Engine:
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="paceline-engine", daemon=True)
         self._warm: Future[None] = Future()
-        self._worked = False  # whether the latest plan found something to compute
+        self._ahead = runner.ahead and config.launch_ahead
+        self._in_flight: tuple[Step, object] | None = None  # launched, and not collected yet
+        self._failed = False  # whether a step of the latest turn went wrong
+        self._worked = False  # whether the latest turn computed something, or left it in flight
         self._step_s = 0.0
         self._load = self._scheduler.load(clock())
         self._idle = threading.Event()
@@ -217,20 +212,56 @@ class Engine:
         self._publish(last + self._scheduler.cancel_all(reason, self._clock(), error))
 
     def _step(self) -> list[Output]:
+        """Launches the next step and reads back the one before it, or where steps wait, itself."""
         started = self._clock()
         step = self._scheduler.plan(started)
-        self._worked = step is not None
-        if step is None:
+        self._worked = step is not None or self._in_flight is not None
+        if not self._worked:
             return []
+        self._failed = False
         try:
-            samples = self._runner.collect(self._runner.launch(step))
-            outputs = self._scheduler.apply(step, samples, self._clock())
-        except Exception:
-            error = EngineFailure(uuid.uuid4().hex[:12])
-            logger.exception("step of %d rows failed error_id=%s", len(step.rows), error.error_id)
-            outputs = self._scheduler.fail(step, self._clock(), error)
+            launched = None if step is None else (step, self._runner.launch(step))
+        except Exception as exc:
+            assert step is not None
+            outputs = self._collect() + self._give_up(step, exc)
+        else:
+            outputs = self._collect()
+            self._in_flight = launched
+            # After a failure nothing is planned behind a step that was planned before it: it may fail
+            # as well, and would take the next one along, and so on.
+            if self._failed or not self._ahead:
+                outputs += self._collect()
         self._step_s += self._clock() - started
         return outputs
+
+    def _collect(self) -> list[Output]:
+        """Reads back the step in flight, if there is one."""
+        if self._in_flight is None:
+            return []
+        (step, handle), self._in_flight = self._in_flight, None
+        try:
+            sampled = self._runner.collect(handle)
+            return self._scheduler.apply(step, sampled, self._clock())
+        except Exception as exc:
+            return self._give_up(step, exc)
+
+    def _give_up(self, step: Step, cause: Exception) -> list[Output]:
+        self._failed = True
+        if isinstance(cause, StepOutOfMemory):
+            outputs = self._scheduler.out_of_memory(step, self._clock())
+            logger.warning(
+                "a step of %d rows and %d tokens ran out of memory; from now on at most %d and %d",
+                len(step.rows),
+                step.padded_tokens,
+                self._scheduler.bounds.rows,
+                self._scheduler.bounds.tokens,
+            )
+            return outputs
+        error = EngineFailure(uuid.uuid4().hex[:12])
+        logger.error(
+            "step of %d rows failed error_id=%s", len(step.rows), error.error_id, exc_info=cause
+        )
+        return self._scheduler.fail(step, self._clock(), error)
 
     def _publish(self, outputs: list[Output]) -> None:
         self._load = replace(self._scheduler.load(self._clock()), step_s=self._step_s)

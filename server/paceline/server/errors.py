@@ -7,12 +7,16 @@ PacelineError
 ├── DeadlineExceeded      DEADLINE_EXCEEDED
 ├── FeatureUnavailable    FAILED_PRECONDITION
 ├── EngineFailure         INTERNAL, fixed text and an error id
+├── OutOfMemory           RESOURCE_EXHAUSTED: the request alone is more than the device holds
+├── StepOutOfMemory       never on the wire: a runner's word for a step that did not fit
 └── SetupError            never on the wire: one line for the operator, exit code 2
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,11 @@ class PacelineError(Exception):
     status = "INTERNAL"
     retry_after_s: float | None = None
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What the error is made of, in the order of its constructor: strings, numbers, pairs of them."""
+        return (str(self),)
+
 
 class InvalidRequest(PacelineError):
     """The caller's fault: bad fields, a prompt that does not fit, an unknown token id."""
@@ -38,6 +47,10 @@ class InvalidRequest(PacelineError):
     def __init__(self, *violations: Violation) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
         self.violations = violations
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return tuple((v.field, v.description) for v in self.violations)
 
 
 class QueueFull(PacelineError):
@@ -49,6 +62,10 @@ class QueueFull(PacelineError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return (str(self), self.retry_after_s)
+
 
 class Unavailable(PacelineError):
     """Going away, or the engine is not up; another server, or this one later, may answer."""
@@ -58,6 +75,10 @@ class Unavailable(PacelineError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return (str(self), self.retry_after_s)
 
 
 class DeadlineExceeded(PacelineError):
@@ -81,6 +102,48 @@ class EngineFailure(PacelineError):
         super().__init__(f"internal error {error_id}")
         self.error_id = error_id
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return (self.error_id,)
+
+
+class OutOfMemory(PacelineError):
+    """The device has no memory for this request, though it was computed alone and in the smallest steps."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self) -> None:
+        super().__init__("the device has not enough memory for this request")
+
+
+class StepOutOfMemory(PacelineError):
+    """A step did not fit into the device's memory; its rows are computed again, in smaller steps."""
+
 
 class SetupError(PacelineError):
     """The operator's to mend, found before serving: one line that says what to do."""
+
+
+_KINDS: dict[str, type[PacelineError]] = {
+    kind.__name__: kind
+    for kind in (
+        QueueFull,
+        Unavailable,
+        DeadlineExceeded,
+        FeatureUnavailable,
+        EngineFailure,
+        SetupError,
+    )
+}
+
+
+def to_wire(error: PacelineError) -> tuple[str, tuple[object, ...]]:
+    """An error for another process: the name of its class and its parts."""
+    return type(error).__name__, error.parts
+
+
+def from_wire(kind: str, parts: Sequence[Any]) -> PacelineError:
+    """The same error again. KeyError for a class that is none of ours."""
+    if kind == InvalidRequest.__name__:
+        return InvalidRequest(*(Violation(field, description) for field, description in parts))
+    return _KINDS[kind](*parts)

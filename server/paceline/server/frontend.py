@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from .completion import Completion, Delta
-from .engine import Engine
+from .engine_port import EnginePort
 from .errors import EngineFailure, InvalidRequest, Violation
 from .job import Conversation, Draft, Job, Limits
 from .request import Finish, FinishReason, ModelInfo, Output
 from .stops import StopSet
-from .stream import Hub, OutputStream
+from .stream import OutputStream
 from .tokenizer import ChatTemplateError, Tokenizer
 
 # Shorter texts are encoded where they are: handing them over would take longer.
@@ -39,8 +39,7 @@ class Frontend:
 
     def __init__(
         self,
-        engine: Engine,
-        hub: Hub,
+        engine: EnginePort,
         tokenizer: Tokenizer,
         model: ModelInfo,
         limits: Limits,
@@ -48,7 +47,6 @@ class Frontend:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
-        self.hub = hub
         self.tokenizer = tokenizer
         self.model = model
         self.limits = limits
@@ -89,22 +87,9 @@ class Frontend:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def start(self, job: Job) -> Generation:
-        """Submits a job. Raises what `Engine.submit` raises, and InvalidRequest for an id in flight."""
-        stream = self.hub.open(job.request.id, job.request.n, self.engine.cancel)
-        try:
-            self.engine.submit(job.request)
-        except Exception:
-            self.hub.forget(stream)
-            raise
-        return Generation(self, job, stream, self._observer)
-
-    def abort(self, request_ids: set[str]) -> int:
-        """Ends requests with what they made so far; how many of them were in flight."""
-        found = [request_id for request_id in request_ids if request_id in self.hub]
-        for request_id in found:
-            self.engine.cancel(request_id, FinishReason.ABORTED)
-        return len(found)
+    async def start(self, job: Job) -> Generation:
+        """Submits a job. Raises what `EnginePort.start` raises."""
+        return Generation(self, job, await self.engine.start(job.request), self._observer)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -153,8 +138,12 @@ class Generation:
         return self
 
     async def __anext__(self) -> list[Delta]:
+        ready = await anext(self._stream)
+        if self.job.request.n == 1:
+            delta = self._take(0, ready)
+            return [] if delta is None else [delta]
         groups: dict[int, list[Output]] = {}
-        for output in await anext(self._stream):
+        for output in ready:
             groups.setdefault(output.index, []).append(output)
         deltas = (self._take(index, outputs) for index, outputs in groups.items())
         return [delta for delta in deltas if delta is not None]

@@ -47,3 +47,32 @@ def cannot_listen(host: str, port: int, flag: str, exc: OSError) -> SetupError:
 def target(host: str, port: int) -> str:
     """`host:port` as gRPC and URLs write it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reserve(host: str, port: int, flag: str) -> socket.socket:
+    """A socket that holds the port for those of our processes that ask to share it; SetupError if taken.
+
+    It does not listen, so no connection ever comes to it. Whoever does not share finds the port in use.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        try:
+            return _bind_shared(family, kind, address)
+        except OSError:
+            # Connections of an earlier server linger for a minute. With this option a second server could take
+            # the port until our processes listen, so it comes second.
+            return _bind_shared(family, kind, address, socket.SO_REUSEADDR)
+    except OSError as exc:
+        raise cannot_listen(host, port, flag, exc) from exc
+
+
+def _bind_shared(family: int, kind: int, address: object, *options: int) -> socket.socket:
+    held = socket.socket(family, kind)
+    try:
+        for option in (socket.SO_REUSEPORT, *options):
+            held.setsockopt(socket.SOL_SOCKET, option, 1)
+        held.bind(address)  # type: ignore[arg-type]
+    except OSError:
+        held.close()
+        raise
+    return held

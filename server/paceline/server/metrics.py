@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.utils import floatToGoString
 
-from .engine import Engine
-from .request import Finish, Load
+from .request import Load
+from .tally import SCALES, Bins, Scale, Tally
 
-# Small models answer in milliseconds and a busy CPU in minutes; steps of about 1, 2, 5.
-_SECONDS = tuple(base * 10.0**power for power in range(-3, 3) for base in (1.0, 2.0, 5.0))
-_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _REJECTIONS = {
     "RESOURCE_EXHAUSTED": "queue_full",
     "INVALID_ARGUMENT": "invalid",
@@ -22,51 +26,50 @@ _REJECTIONS = {
 }
 
 
+class Watched(Protocol):
+    """The engine, as far as it is looked at. Any thread."""
+
+    @property
+    def healthy(self) -> bool: ...
+
+    def load(self) -> Load: ...
+
+
 class Metrics:
-    """All metrics of one server, in a registry of their own. Safe to use from any thread."""
+    """All metrics of one server, in a registry of their own; `tally` is what its front ends counted."""
 
     def __init__(self) -> None:
+        self.tally = Tally()
         self._registry = CollectorRegistry()
-        self._engine: Engine | None = None
-        self._make_counters()
-        self._make_histograms()
-        self._registry.register(_EngineCollector(self))
+        self._engine: Watched | None = None
+        self._registry.register(_Collector(self))
 
-    def watch(self, engine: Engine) -> None:
+    def watch(self, engine: Watched) -> None:
         """Reads the engine from now on."""
         self._engine = engine
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """Everything, in Prometheus' text format. Any thread."""
         return generate_latest(self._registry)
 
-    def made(self, tokens: int, seconds: float) -> None:
-        """A completion gained tokens, `seconds` after its earlier ones."""
-        for _ in range(tokens):
-            self._itl.observe(seconds / tokens)
-
-    def ended(self, finish: Finish) -> None:
-        """A completion ended."""
-        self._success.labels(finish.reason.value).inc()
-        usage, timings = finish.usage, finish.timings
-        self._prompt_tokens.observe(usage.prompt_tokens)
-        self._generation_tokens.observe(usage.completion_tokens)
-        self._queue.observe(timings.queue_s)
-        self._e2e.observe(timings.total_s)
-        if not timings.ttft_s:  # it never got a token
-            return
-        self._ttft.observe(timings.ttft_s)
-        self._prefill.observe(timings.prefill_s)
-        self._decode.observe(timings.decode_s)
-        self._rows.observe(timings.batch_rows_mean)
-        if usage.completion_tokens > 1:
-            self._tpot.observe(timings.decode_s / (usage.completion_tokens - 1))
-
-    def answered(self, status: str) -> None:
-        """A generation call, or an item of a batch, ended with this gRPC status."""
-        self._requests.labels(status).inc()
-        if status in _REJECTIONS:
-            self._rejections.labels(_REJECTIONS[status]).inc()
+    def observed(self) -> Iterable[Metric]:
+        """What the front ends counted until now."""
+        tally = self.tally
+        yield _labelled(
+            "request_success",
+            "Completions by how they ended.",
+            "finished_reason",
+            tally.finished.copy(),
+        )
+        statuses = tally.statuses.copy()
+        yield _labelled("requests", "Generation calls by gRPC status.", "status", statuses)
+        refused = {
+            reason: statuses[status] for status, reason in _REJECTIONS.items() if status in statuses
+        }
+        text = "Generation calls that were refused."
+        yield _labelled("request_rejections", text, "reason", refused)
+        for name, scale in SCALES.items():
+            yield _histogram(name, scale, tally.bins[name])
 
     def engine_metrics(self) -> Iterable[Metric]:
         """What the engine's counters say now."""
@@ -91,47 +94,31 @@ class Metrics:
         yield _counter("real_tokens", "Tokens computed, without padding.", load.real_tokens)
         yield _counter("padded_tokens", "Tokens computed, with padding.", load.padded_tokens)
 
-    def _make_counters(self) -> None:
-        self._success = self._labelled(
-            "request_success", "Completions by how they ended.", "finished_reason"
-        )
-        self._requests = self._labelled("requests", "Generation calls by gRPC status.", "status")
-        self._rejections = self._labelled(
-            "request_rejections", "Generation calls that were refused.", "reason"
-        )
 
-    def _make_histograms(self) -> None:
-        seconds = self._histogram
-        self._ttft = seconds("time_to_first_token_seconds", "From arrival to the first token.")
-        self._itl = seconds("inter_token_latency_seconds", "Between tokens of a completion.")
-        self._tpot = seconds(
-            "request_time_per_output_token_seconds", "Mean after the first token, per completion."
-        )
-        self._e2e = seconds("e2e_request_latency_seconds", "From arrival to the end.")
-        self._queue = seconds("request_queue_time_seconds", "From arrival until scheduled.")
-        self._prefill = seconds("request_prefill_time_seconds", "Until the first token.")
-        self._decode = seconds("request_decode_time_seconds", "From the first token to the last.")
-        self._rows = self._histogram("request_batch_rows", "Mean rows in its steps.", _ROWS)
-        self._prompt_tokens = self._histogram("request_prompt_tokens", "Per prompt.", _TOKENS)
-        self._generation_tokens = self._histogram(
-            "request_generation_tokens", "Per completion.", _TOKENS
-        )
-
-    def _histogram(self, name: str, text: str, buckets: Iterable[float] = _SECONDS) -> Histogram:
-        return Histogram(f"paceline_{name}", text, buckets=tuple(buckets), registry=self._registry)
-
-    def _labelled(self, name: str, text: str, label: str) -> Counter:
-        return Counter(f"paceline_{name}", text, [label], registry=self._registry)
-
-
-class _EngineCollector:
+class _Collector:
     """Asked at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        return self._metrics.engine_metrics()
+        yield from self._metrics.observed()
+        yield from self._metrics.engine_metrics()
+
+
+def _histogram(name: str, scale: Scale, bins: Bins) -> HistogramMetricFamily:
+    bounds = [*map(floatToGoString, scale.bounds), "+Inf"]
+    buckets = list(zip(bounds, accumulate(bins.counts), strict=True))
+    return HistogramMetricFamily(
+        f"paceline_{name}", scale.text, buckets=buckets, sum_value=bins.total
+    )
+
+
+def _labelled(name: str, text: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"paceline_{name}", text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .rectangles import Buckets
 from .request import ModelInfo, TokenLogprobs
 from .sequence import Sequence
-from .step import Sample, Step
+from .step import Row, Sampled, Step
 
 
 def next_token(sequence: Sequence, vocab_size: int) -> int:
@@ -28,6 +28,8 @@ class MockRunner:
         max_context_tokens: prompt and output together.
         choose: picks the next token of a sequence; default: a deterministic function of its history.
         on_step: called with each step before it is computed, to look, to wait or to raise.
+        ahead: whether a step may be launched before the one before it is read back. What the host does
+            not know then is remembered here: the newest token of each slot, as a device would.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class MockRunner:
         choose: Callable[[Sequence], int] | None = None,
         on_step: Callable[[Step], None] = lambda _: None,
         buckets: Buckets | None = None,
+        ahead: bool = False,
     ) -> None:
+        self.ahead = ahead
         self.num_pages = num_pages
         self.buckets = buckets or Buckets(rows=(1, 2, 4, 8, 16, 32))
         self.info = ModelInfo(
@@ -57,25 +61,42 @@ class MockRunner:
         )
         self._choose = choose or (lambda sequence: next_token(sequence, vocab_size))
         self._on_step = on_step
+        self._newest: dict[int, tuple[int, int]] = {}  # slot -> (position, token)
 
     def warm_up(self) -> None:
         """Nothing is slow the first time."""
 
     def launch(self, step: Step) -> object:
         self._on_step(step)
-        return [self._sample(row.sequence) for row in step.sampling_rows]
+        rows = step.sampling_rows
+        tokens = [self._choose(self._seen_by(row)) for row in rows]
+        for row, token in zip(rows, tokens, strict=True):
+            self._newest[row.sequence.slot] = (row.end, token)
+        if all(row.sequence.request.logprobs is None for row in rows):
+            return Sampled(tokens)
+        return Sampled(tokens, [_logprobs(row.sequence) for row in rows])
 
-    def collect(self, handle: object) -> list[Sample]:
-        assert isinstance(handle, list)
+    def collect(self, handle: object) -> Sampled:
+        assert isinstance(handle, Sampled)
         return handle
 
     def close(self) -> None:
         """Holds nothing."""
 
-    def _sample(self, sequence: Sequence) -> Sample:
-        token = self._choose(sequence)
-        wanted = sequence.request.logprobs
-        if wanted is None:
-            return Sample(token)
-        top = tuple((3 + i, -1.0 - i) for i in range(wanted))
-        return Sample(token, TokenLogprobs(-0.5, top))
+    def _seen_by(self, row: Row) -> Sequence:
+        """The row's sequence with the tokens that the device has: the last may not have been read back."""
+        sequence = row.sequence
+        if len(sequence.tokens) == row.end:
+            return sequence
+        position, token = self._newest[sequence.slot]
+        assert position == row.end - 1 == len(sequence.tokens), "one token may be unknown, not two"
+        seen = Sequence(sequence.request, sequence.index, sequence.order)
+        seen.tokens = [*sequence.tokens, token]
+        return seen
+
+
+def _logprobs(sequence: Sequence) -> TokenLogprobs | None:
+    wanted = sequence.request.logprobs
+    if wanted is None:
+        return None
+    return TokenLogprobs(-0.5, tuple((3 + i, -1.0 - i) for i in range(wanted)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from .collector import settle
 from .completion import Completion, Delta
 from .config import EngineConfig
 from .engine import Engine, Runner
@@ -15,10 +18,11 @@ from .errors import InvalidRequest, QueueFull, Unavailable
 from .job import Job
 from .rectangles import Buckets
 from .request import FinishReason, Load, Output
-from .step import Sample, Step
+from .step import Sampled, Step
 from .stops import StopSet
 from .tokenizer import Tokenizer
 
+_SWITCH_S = 1e-4  # Python's own interval is 5 ms, several steps of a GPU
 _LOOK_S = 1.0  # how often a silent engine is looked after
 
 
@@ -52,6 +56,7 @@ class KeptRunner:
         self.info = inner.info
         self.num_pages = inner.num_pages
         self.buckets: Buckets = inner.buckets
+        self.ahead = inner.ahead
         self._inner = inner
         self._warm = False
 
@@ -63,11 +68,22 @@ class KeptRunner:
     def launch(self, step: Step) -> object:
         return self._inner.launch(step)
 
-    def collect(self, handle: object) -> list[Sample]:
+    def collect(self, handle: object) -> Sampled:
         return self._inner.collect(handle)
 
     def close(self) -> None:
         """Leaves the model where it is."""
+
+
+@contextlib.contextmanager
+def _quick_switches() -> Iterator[None]:
+    """Lets the engine's thread have the interpreter soon after it asks: while it waits, a GPU may wait for it."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @dataclass(slots=True)
@@ -109,11 +125,13 @@ class OfflineRun:
         waiting = deque(order)
         interrupted = False
         self._engine.start()
+        settle()
         started = time.perf_counter()
         try:
-            while waiting or self._open:
-                self._submit(waiting)
-                self._read()
+            with _quick_switches():
+                while waiting or self._open:
+                    self._submit(waiting)
+                    self._read()
         except KeyboardInterrupt:
             interrupted = True
         finally:

@@ -32,6 +32,8 @@ class Policy(ABC):
     """A finished row stays as padding until the whole batch ends."""
     sorts_by_length: ClassVar[bool] = False
     """Prompts of similar length share a padded rectangle."""
+    lets_wait: ClassVar[bool] = False
+    """How long the oldest has waited matters; else nobody need find out."""
 
     @abstractmethod
     def joiners(self, queue: Queue) -> int:
@@ -59,6 +61,7 @@ class Static(Policy):
     max_wait_s: float
     lockstep = True
     keeps_rows = True
+    lets_wait = True
 
     def joiners(self, queue: Queue) -> int:
         if queue.running or not queue.waiting:

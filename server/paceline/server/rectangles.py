@@ -16,22 +16,31 @@ class Buckets:
     """Sizes a step is padded to, so that few shapes occur: compiled code and graphs need that.
 
     Args:
-        rows: ascending row counts; more rows than the last are not padded.
+        rows: ascending row counts; more rows than the last are not padded, with none no rows are.
         width: prompt chunks are padded to a multiple of so many tokens.
         split_gain: page-rows of padding that make it worth to attend to a part of the decoding rows
             in a rectangle of its own; None keeps them together.
+        lines: ascending lengths of the whole line of tokens; a longer one than the last is not padded.
     """
 
     rows: tuple[int, ...]
     width: int = 16
     split_gain: int | None = None
+    lines: tuple[int, ...] = ()
 
     def height_for(self, rows: int) -> int:
-        place = bisect_left(self.rows, rows)
-        return self.rows[place] if place < len(self.rows) else rows
+        return _round_up(rows, self.rows)
+
+    def line_for(self, tokens: int) -> int:
+        return _round_up(tokens, self.lines)
 
     def width_for(self, tokens: int) -> int:
         return -(-tokens // self.width) * self.width
+
+
+def _round_up(size: int, buckets: tuple[int, ...]) -> int:
+    place = bisect_left(buckets, size)
+    return buckets[place] if place < len(buckets) else size
 
 
 def decode_rectangles(
@@ -45,7 +54,7 @@ def decode_rectangles(
     height = buckets.height_for(max(len(rows), batch_rows))
     if policy.keeps_rows or buckets.split_gain is None:
         return [Rectangle(tuple(rows), height, 1)]
-    by_context = sorted(rows, key=lambda row: len(row.pages))
+    by_context = sorted(rows, key=lambda row: row.num_pages)
     groups = _split(by_context, buckets.split_gain)
     padding = height - len(rows)
     first = Rectangle(tuple(groups[0]), len(groups[0]) + padding, 1)
@@ -54,9 +63,9 @@ def decode_rectangles(
 
 def _split(rows: list[Row], min_gain: int) -> list[list[Row]]:
     """Cuts rows, sorted by pages, where the padding saved is largest, as long as it is worth it."""
-    longest = len(rows[-1].pages)
+    longest = rows[-1].num_pages
     # Cutting before row i pads the i rows below it to their own longest only.
-    gains = [i * (longest - len(rows[i - 1].pages)) for i in range(1, len(rows))]
+    gains = [i * (longest - rows[i - 1].num_pages) for i in range(1, len(rows))]
     best = max(gains, default=0)
     if best < min_gain:
         return [rows]
@@ -77,7 +86,7 @@ def prefill_rectangles(
         return [_rectangle(rows, buckets.height_for(max(batch_rows, len(rows))), buckets)]
     groups: defaultdict[int, list[Row]] = defaultdict(list)
     for row in rows:
-        tokens = len(row.tokens)
+        tokens = row.end - row.start
         key = tokens.bit_length() if policy.sorts_by_length else buckets.width_for(tokens)
         groups[key].append(row)
     if policy.sorts_by_length:
@@ -88,5 +97,5 @@ def prefill_rectangles(
 
 
 def _rectangle(rows: Sequence[Row], height: int, buckets: Buckets) -> Rectangle:
-    widest = max(len(row.tokens) for row in rows)
+    widest = max(row.end - row.start for row in rows)
     return Rectangle(tuple(rows), height, buckets.width_for(widest))

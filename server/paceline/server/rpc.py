@@ -76,7 +76,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         with self._record("GenerateStream", context) as record:
             job = await self._job(request.generation, context)
             record.job = job
-            with frontend.start(job) as generation:
+            with await frontend.start(job) as generation:
                 record.running = generation
                 yield pb.GenerateStreamResponse(header=_header(job, frontend))
                 for delta in generation.echo():
@@ -153,12 +153,11 @@ class GenerationService(rpc.GenerationServiceServicer):
         return self._info.message()
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Any) -> pb.GetLoadResponse:
-        return convert.load_message(self._ready().engine.load())
+        return convert.load_message(await self._ready().engine.load())
 
     async def Abort(self, request: pb.AbortRequest, context: Any) -> pb.AbortResponse:
-        frontend = self._ready()
-        ids = frontend.hub.request_ids if request.all else request.request_ids
-        return pb.AbortResponse(aborted=frontend.abort(set(ids)))
+        ids = None if request.all else set(request.request_ids)
+        return pb.AbortResponse(aborted=await self._ready().engine.abort(ids))
 
     def _ready(self) -> Frontend:
         if self._frontend is None:
@@ -183,7 +182,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         with self._record(method, context) as record:
             job = await self._job(generation, context)
             record.job = job
-            with frontend.start(job) as running:
+            with await frontend.start(job) as running:
                 record.running = running
                 deltas = running.echo()
                 async for ready in running:

@@ -19,58 +19,71 @@ from .request import (
 class Sequence:
     """Completion `index` of a request. Owned by the scheduler; all times are seconds of its clock.
 
-    Invariant: keys and values of `tokens[:num_computed]` are in `pages`.
+    Planning is optimistic: a step counts as done once it is planned. So with steps in flight there are
+    `len(tokens) + pending` tokens, of which the host does not know the last `pending` yet.
+
+    Invariant: keys and values of positions 0 .. num_computed - 1 are in `pages`, or a launched step
+    writes them there.
     """
 
+    # What every step reads or writes comes first: 256 of these are more than a cache holds.
     request: Request
     index: int
     order: int  # of arrival; what was there first goes first
-    sampling: SamplingParams = field(init=False)
+    request_id: str = field(init=False)
     tokens: list[int] = field(init=False)  # prompt, then output
+    ends: frozenset[int] = field(init=False)  # tokens after which nothing follows
+    num_prompt: int = field(init=False)
+    limit: int = 2**62  # tokens, prompt and output together, at which it ends
+    num_computed: int = 0
+    # Tokens chosen by steps that were not read back. 0 or 1 whenever a step is planned; 2 between
+    # the planning of a step and the read-back of the one before it.
+    pending: int = 0
+    first_token: float | None = None
+    last_token: float | None = None
+    slot: int = -1  # its number among the running ones, 0 .. max_batch_size - 1; -1 while it waits
+    place: tuple[int, int] = field(init=False)  # in the queue: priority first, then arrival
+    sampling: SamplingParams = field(init=False)
     expires: float = field(init=False)  # at its deadline or time limit; infinity without either
     queued: bool = True  # until it first joins
-    num_computed: int = 0
     pages: list[int] = field(default_factory=list)
     num_registered: int = 0  # full pages the prefix cache knows
     chain: int = 0  # prefix-cache node of the last registered page
     cached_tokens: int = 0
     preemptions: int = 0
     first_scheduled: float | None = None
-    first_token: float | None = None
-    last_token: float | None = None
-    steps: int = 0
-    rows_seen: int = 0  # sum over its steps of the rows beside it, itself included
+    steps: int = 0  # while it ran
+    rows_seen: int = 0  # sum over these steps of their rows, itself included
     rows_max: int = 0
+    stay: int = (
+        -1
+    )  # number of its latest joining, of all joinings: a runner tells tenants of a slot apart by it
+    joined_steps: int = 0  # the counters of all steps and of all their rows, when it last joined
+    joined_rows: int = 0
 
     def __post_init__(self) -> None:
         sampling = self.request.sampling
         self.sampling = replace(sampling, seed=(sampling.seed + self.index) % 2**64)
+        self.request_id = self.request.id
         self.tokens = list(self.request.prompt_ids)
+        self.num_prompt = len(self.tokens)
         limits = (self.request.deadline, self.request.time_limit)
         self.expires = min((t for t in limits if t is not None), default=float("inf"))
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
+        stopping = self.request.stopping
+        self.ends = stopping.eos_token_ids
+        if stopping.stop_token_ids:
+            self.ends |= stopping.stop_token_ids
+        self.place = (self.request.priority, self.order)
 
     @property
     def num_output(self) -> int:
-        return len(self.tokens) - len(self.request.prompt_ids)
-
-    @property
-    def remaining(self) -> int:
-        """Tokens whose keys and values are still to be computed; 1 while decoding."""
-        return len(self.tokens) - self.num_computed
+        return len(self.tokens) - self.num_prompt
 
     @property
     def prefilling(self) -> bool:
         """Whether the prompt (or, after a preemption, what was there) is still being computed."""
-        return self.remaining > 1 or self.num_output == 0
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Sort key of the queue: priority first, then arrival."""
-        return (self.request.priority, self.order)
+        remaining = len(self.tokens) + self.pending - self.num_computed
+        return remaining > 1 or self.num_output + self.pending == 0
 
     @property
     def banned(self) -> tuple[int, ...]:
@@ -78,15 +91,7 @@ class Sequence:
         stopping = self.request.stopping
         if self.num_output >= stopping.min_tokens:
             return ()
-        return tuple(stopping.eos_token_ids | stopping.stop_token_ids)
-
-    def saw_step(self, rows: int, now: float) -> None:
-        """Notes a step this sequence takes part in, beside `rows - 1` others."""
-        if self.first_scheduled is None:
-            self.first_scheduled = now
-        self.steps += 1
-        self.rows_seen += rows
-        self.rows_max = max(self.rows_max, rows)
+        return tuple(self.ends)
 
     def append(self, token: int, now: float) -> None:
         self.tokens.append(token)

@@ -5,56 +5,86 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import sys
-import threading
 from collections.abc import Coroutine, Iterator
+from typing import Protocol
 
 from . import listen
-from .app import LOADING_THREAD, App, Loader, load_torch
+from .collector import settle
 from .config import ServeConfig
-from .server_info import version
+from .loader import Loader, load_torch
+from .processes.count import count_frontends
+from .server_info import ServerInfo, version
+from .threads import end_process
 
 logger = logging.getLogger(__name__)
 
 
+class Server(Protocol):
+    """A server of one process or of several. Phases in this order; `close` always."""
+
+    port: int
+    info: ServerInfo | None
+    failed: asyncio.Event
+
+    @property
+    def metrics_port(self) -> int | None: ...
+    async def bind(self) -> None: ...
+    async def load(self) -> None: ...
+    async def drain(self, force: asyncio.Event) -> bool: ...
+    async def close(self) -> None: ...
+
+
 def run(config: ServeConfig, loader: Loader = load_torch) -> int:
     """`serve` to its end, for a process that does nothing else. The same result and errors."""
-    code = asyncio.run(serve(config, loader))
-    if any(thread.name == LOADING_THREAD for thread in threading.enumerate()):
-        # Loading was given up but cannot be stopped, and torch aborts if the interpreter is taken from under it.
-        logging.shutdown()
-        os._exit(code)
-    return code
+    return end_process(asyncio.run(serve(config, loader)))
 
 
 async def serve(config: ServeConfig, loader: Loader = load_torch) -> int:
     """Serves until SIGTERM or SIGINT, then drains; a second signal cuts that short.
 
+    Args:
+        loader: with front ends of their own, a function that other processes can import by its name.
+
     Returns:
-        The exit code: 0, or 1 if running requests had to be aborted.
+        The exit code: 0, or 1 if running requests had to be aborted or the engine died.
 
     Raises:
         SetupError: before serving, where the operator has to change something.
     """
-    app = App(config, loader)
+    server = make_server(config, loader)
     with _signals() as (first, second):
         try:
-            await app.bind()
+            await server.bind()
             logger.info("loading the model")
-            if not await _done_before(first, app.load()):
+            if not await _done_before(first, server.load()):
                 return 0
-            sys.stdout.write(banner(app, config))
+            settle()
+            sys.stdout.write(banner(server, config))
             sys.stdout.flush()
-            await first.wait()
+            await _either(first, server.failed)
+            if server.failed.is_set():
+                return 1
             logger.info("draining for at most %g s", config.drain_timeout_s)
-            return 0 if await app.drain(second) else 1
+            return 0 if await server.drain(second) else 1
         finally:
-            await app.close()
+            await server.close()
 
 
-def banner(app: App, config: ServeConfig) -> str:
+def make_server(config: ServeConfig, loader: Loader) -> Server:
+    """In this process alone, or with an engine and front ends in processes of their own."""
+    frontends = count_frontends(config)
+    if frontends:
+        from .processes.supervisor import Supervisor
+
+        return Supervisor(config, loader, frontends)
+    from .app import App
+
+    return App(config, loader)
+
+
+def banner(app: Server, config: ServeConfig) -> str:
     """Two lines that say what is served, where and how."""
     info = app.info
     assert info is not None
@@ -109,3 +139,10 @@ async def _done_before(event: asyncio.Event, work: Coroutine[object, object, Non
         return False
     await task
     return True
+
+
+async def _either(one: asyncio.Event, other: asyncio.Event) -> None:
+    waiters = [asyncio.create_task(event.wait()) for event in (one, other)]
+    await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    for waiter in waiters:
+        waiter.cancel()

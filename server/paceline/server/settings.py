@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .config import EngineConfig, ModelConfig, ServeConfig
+from .config import GPU_DEFAULTS, EngineConfig, ModelConfig, ServeConfig
+from .devices import on_gpu
 from .errors import SetupError
 
 _PREFIX = "PACELINE_"
@@ -102,7 +103,11 @@ def read_command(command: Command[Config], argv: Sequence[str]) -> Config:
         settings = _settings_class(command.config, file)(**given)
     except ValidationError as exc:
         raise SetupError(_explain(exc, given, path)) from exc
-    return command.config(**settings.model_dump())
+    values = settings.model_dump()
+    if on_gpu(values.get("device", "cpu")):
+        unset = GPU_DEFAULTS.keys() & values.keys() - settings.model_fields_set
+        values |= {name: GPU_DEFAULTS[name] for name in unset}
+    return command.config(**values)
 
 
 def _with_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -127,8 +132,8 @@ def _explain(error: ValidationError, given: dict[str, Any], path: str | None) ->
         source = _flag(name)
     elif f"{_PREFIX}{name.upper()}" in os.environ:
         source = f"{_PREFIX}{name.upper()}"
-    else:
-        source = f"{name!r} in {path}"
+    else:  # a default can be wrong only beside another setting
+        source = _flag(name) if path is None else f"{name!r} in {path}"
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{source}: there is no such setting"

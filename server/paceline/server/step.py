@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
 from .request import TokenLogprobs
 from .sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Consecutive tokens of one sequence: `tokens[i]` stands at position `start + i`.
+class Row(NamedTuple):
+    """Consecutive tokens of one sequence: those at positions `start` .. `end - 1`.
 
-    `pages` hold the keys and values of positions 0 .. end - 1, in order. `samples` says whether the
-    row reaches the sequence's newest token, so that a next one can be chosen.
+    `samples` says whether the row reaches the sequence's newest token, so that a next one is chosen.
+    The first `num_pages` pages of the sequence hold the keys and values of positions 0 .. end - 1.
+    `tokens` and `pages` are read from the sequence, so only between `plan` and the next call of the
+    scheduler; a tuple of five is what 256 of them a step can cost.
     """
 
     sequence: Sequence
     start: int
     end: int
-    tokens: tuple[int, ...]
-    pages: tuple[int, ...]
     samples: bool
+    num_pages: int
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens that the host knows: all, or all but the last, which is then on the device."""
+        return tuple(self.sequence.tokens[self.start : self.end])
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        return tuple(self.sequence.pages[: self.num_pages])
+
+    @property
+    def position(self) -> int:
+        """Index among the output tokens of the token that this row chooses."""
+        return self.end - self.sequence.num_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +53,42 @@ class Rectangle:
     def area(self) -> int:
         return self.height * self.width
 
+    @property
+    def real_tokens(self) -> int:
+        if self.width == 1:
+            return len(self.rows)
+        return sum(row.end - row.start for row in self.rows)
+
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the model. The order of `rows` is the order of its results."""
+    """One call of the model. The order of `rows` is the order of its results.
+
+    The rectangles, decoding rows first, lie one after the other in a line of tokens; `line` is its
+    length after padding, at least the sum of their areas.
+    """
 
     rectangles: tuple[Rectangle, ...]
+    line: int
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        return tuple(row for rectangle in self.rectangles for row in rectangle.rows)
+        if len(self.rectangles) == 1:
+            return self.rectangles[0].rows
+        return tuple(chain.from_iterable(rectangle.rows for rectangle in self.rectangles))
 
     @cached_property
     def sampling_rows(self) -> tuple[Row, ...]:
         """The rows that get a next token, in the order of `rows`."""
-        return tuple(row for row in self.rows if row.samples)
+        return tuple([row for row in self.rows if row.samples])
 
     @property
     def real_tokens(self) -> int:
-        return sum(row.end - row.start for row in self.rows)
+        return sum(rectangle.real_tokens for rectangle in self.rectangles)
 
     @property
     def padded_tokens(self) -> int:
-        return sum(rectangle.area for rectangle in self.rectangles)
+        return self.line
 
     @property
     def padded_rows(self) -> int:
@@ -67,8 +96,12 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """The next token of one sampling row. `token` is -1 where the model gave nothing to choose from."""
+class Sampled:
+    """The next tokens of a step, in the order of its sampling rows.
 
-    token: int
-    logprobs: TokenLogprobs | None = None
+    A token is -1 where the model gave nothing to choose from. `logprobs` is None when nobody asked;
+    else it has None for the rows that did not.
+    """
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None] | None = None

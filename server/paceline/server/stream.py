@@ -51,7 +51,7 @@ class Hub:
         """Takes the outputs of one step, on any thread."""
         # The loop may be closed when the very last outputs come; then nobody waits for them.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._dispatch, outputs)
+            self._loop.call_soon_threadsafe(self.dispatch, outputs)
 
     def fail_all(self, error: Exception) -> None:
         """Ends every stream with `error`: for an engine that will not end them itself."""
@@ -59,7 +59,8 @@ class Hub:
             stream.fail(error)
         self._streams.clear()
 
-    def _dispatch(self, outputs: Iterable[Output]) -> None:
+    def dispatch(self, outputs: Iterable[Output]) -> None:
+        """Shares outputs out; on the loop's thread."""
         for output in outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:
@@ -81,7 +82,7 @@ class OutputStream:
         self.unfinished = completions
         self._cancel = cancel
         self._ready: list[Output] = []
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of the reader, while nothing is ready
         self._error: Exception | None = None
         self._closed = False
 
@@ -91,13 +92,13 @@ class OutputStream:
             self.unfinished -= 1
         if not self._closed:
             self._ready.append(output)
-            self._wake.set()
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """Makes the reader raise `error` after what is ready."""
         self._error = error
         self.unfinished = 0
-        self._wake.set()
+        self._wake()
 
     def close(self, cancel: bool = True) -> None:
         """Takes no more outputs and, unless all completions ended, cancels the request. Idempotent."""
@@ -128,7 +129,12 @@ class OutputStream:
                 raise self._error
             if self._closed or not self.unfinished:
                 raise StopAsyncIteration
-            self._wake.clear()
-            await self._wake.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         ready, self._ready = self._ready, []
         return ready
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

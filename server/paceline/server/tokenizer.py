@@ -36,6 +36,7 @@ class HuggingFaceTokenizer(Protocol):
     def __call__(self, text: str, **options: Any) -> Any: ...
     def decode(self, token_ids: list[int], **options: Any) -> Any: ...
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+    def save_pretrained(self, save_directory: str) -> Any: ...
 
 
 class Tokenizer:
@@ -63,6 +64,10 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         return bool(self._inner.chat_template)
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer's files; `load` reads them, wherever the tokenizer came from."""
+        self._inner.save_pretrained(str(folder))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, never truncated."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 
 from .sequence import Sequence
@@ -18,6 +18,7 @@ class WaitingLine:
 
     def __init__(self) -> None:
         self._line: list[Sequence] = []
+        self._oldest: float | None = float("inf")  # None: to be found again
         self.tokens = 0
 
     def __len__(self) -> int:
@@ -29,7 +30,9 @@ class WaitingLine:
     @property
     def oldest_arrival(self) -> float:
         """When the longest-waiting request came; infinity when nobody waits."""
-        return min((s.request.arrival for s in self._line), default=float("inf"))
+        if self._oldest is None:
+            self._oldest = min((s.request.arrival for s in self._line), default=float("inf"))
+        return self._oldest
 
     @property
     def head(self) -> Sequence:
@@ -38,7 +41,11 @@ class WaitingLine:
     def add(self, sequence: Sequence) -> None:
         insort(self._line, sequence, key=place)
         self.tokens += sequence.num_prompt
+        if self._oldest is not None:
+            self._oldest = min(self._oldest, sequence.request.arrival)
 
     def remove(self, sequence: Sequence) -> None:
-        self._line.remove(sequence)
+        del self._line[bisect_left(self._line, sequence.place, key=place)]
         self.tokens -= sequence.num_prompt
+        if sequence.request.arrival == self._oldest:
+            self._oldest = None

@@ -22,7 +22,7 @@ _GROWTH = 16
 
 
 class Candidates(NamedTuple):
-    """The likeliest N tokens of R rows, likeliest first, equals by id."""
+    """The likeliest N tokens of R rows, in the order of the vocabulary."""
 
     ids: Tensor  # [R, N]
     weights: Tensor  # [R, N], see `drawing`; zero where dropped
@@ -60,7 +60,10 @@ def select(logits: Tensor, params: Sequence[SamplingParams], width: int) -> Cand
         keep = _within_top_p(weights, totals, params)
         complete = _no_tie_outside(values, keep, vocab_size)
     keep &= relative >= min_p_tensor(params, logits.device)
-    return Candidates(ids, weights.masked_fill_(~keep, 0), peaks, complete)
+    # A draw runs through them in an order that whoever looks for them in another way has at no cost.
+    ids, by_id = ids.sort(-1)
+    weights = weights.masked_fill_(~keep, 0).gather(-1, by_id)
+    return Candidates(ids, weights, peaks, complete)
 
 
 def temper(logits: Tensor, temperatures: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,15 @@ class KVShape:
     head_dim: int
     page_size: int
     dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, page_size: int) -> KVShape:
+        """What a token of this model costs, in its own number format."""
+        config = model.config.get_text_config()
+        heads = config.num_attention_heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return cls(config.num_hidden_layers, kv_heads, head_dim, page_size, model.dtype)
 
     @property
     def page_bytes(self) -> int:
@@ -40,9 +50,9 @@ class KVCache:
         self.shape = shape
         self.num_pages = num_pages
         size = (2, num_pages, shape.num_kv_heads, shape.page_size, shape.head_dim)
-        self._layers = [_zeros(size, shape.dtype, device) for _ in range(shape.num_layers)]
-        self._tokens = [layer.view(-1, shape.head_dim) for layer in self._layers]
-        self._pages = [layer.view(-1, shape.page_size * shape.head_dim) for layer in self._layers]
+        self.layers = [_zeros(size, shape.dtype, device) for _ in range(shape.num_layers)]
+        self._tokens = [layer.view(-1, shape.head_dim) for layer in self.layers]
+        self._pages = [layer.view(-1, shape.page_size * shape.head_dim) for layer in self.layers]
         self._scratch = self._pages[0].new_empty((0, shape.page_size * shape.head_dim))
 
     def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -69,7 +79,7 @@ class KVCache:
         The rest stays: a page may hold a prefix that others are using.
         """
         index = torch.tensor(pages, device=self._scratch.device)
-        for layer in self._layers:
+        for layer in self.layers:
             layer[:, index] = torch.nan_to_num(layer[:, index], 0.0, 0.0, 0.0)
 
 

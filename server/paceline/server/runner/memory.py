@@ -15,12 +15,18 @@ _CGROUP = Path("/sys/fs/cgroup")
 # On a host shared with other work, a modest fixed pool: 16,000 tokens of SmolLM2-135M.
 CPU_POOL_BYTES = 384 * MIB
 CPU_FREE_SHARE = 0.25
-# The rest is for activations and for what the allocator cannot use.
-GPU_FREE_SHARE = 0.85
+# The rest is for what the allocator cannot use.
+GPU_FREE_SHARE = 0.95
+GPU_GRAPHS_BYTES = 1024 * MIB
 
 
-def pages_that_fit(page_bytes: int, device: torch.device, config: ModelConfig) -> int:
+def pages_that_fit(
+    page_bytes: int, device: torch.device, config: ModelConfig, working_bytes: int = 0
+) -> int:
     """Pages of `page_bytes` bytes that the configured, or the free, memory holds.
+
+    Args:
+        working_bytes: what a step needs at most beside weights and pages, if that was measured (on a GPU).
 
     Raises:
         SetupError: not even one fits.
@@ -28,7 +34,9 @@ def pages_that_fit(page_bytes: int, device: torch.device, config: ModelConfig) -
     if config.kv_cache_mib is not None:
         room = config.kv_cache_mib * MIB
     elif device.type == "cuda":
-        room = int(torch.cuda.mem_get_info(device)[0] * GPU_FREE_SHARE)
+        free = torch.cuda.mem_get_info(device)[0]
+        # Graphs hold a step's memory once more, and their kernels' code.
+        room = int(free * GPU_FREE_SHARE) - 2 * working_bytes - GPU_GRAPHS_BYTES
     else:
         room = min(CPU_POOL_BYTES, int(_free_host_bytes() * CPU_FREE_SHARE))
     pages = room // page_bytes

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..request import SamplingParams, TokenLogprobs
+from ..step import Sampled
 from .candidates import first_width, min_p_tensor, next_width, select, temper, temperature_tensor
 from .drawing import draw, relative_probabilities, share_tensor, to_weights
 from .logits import adjust
@@ -47,18 +48,11 @@ class SampleRow:
     logprobs: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """The chosen tokens, `NO_TOKEN` where a row had nothing to choose from, in the order of the rows."""
-
-    token_ids: list[int]
-    logprobs: list[TokenLogprobs | None]
-
-
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
     """Chooses a token for each row of logits [R, V] of any float type, and waits for the result."""
     tokens = sample_tokens(logits, rows)
-    logprobs = token_logprobs(logits, tokens, rows)
+    asked = any(row.logprobs is not None for row in rows)
+    logprobs = token_logprobs(logits, tokens, rows) if asked else None
     return Sampled(tokens.tolist(), logprobs)
 
 
@@ -82,6 +76,19 @@ def sample_tokens(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     return tokens
 
 
+class RawLogprobs(NamedTuple):
+    """Log-probabilities of A rows, still on the device."""
+
+    tokens: Tensor  # [A], `NO_TOKEN` where a row has none
+    chosen: Tensor  # [A]
+    values: Tensor  # [A, N], the likeliest first, equals by id
+    ids: Tensor  # [A, N]
+
+    def cpu(self) -> RawLogprobs:
+        """A copy that `to_logprobs` can read; waits for the device."""
+        return RawLogprobs(*(part.cpu() for part in self))
+
+
 def token_logprobs(
     logits: Tensor, tokens: Tensor, rows: Sequence[SampleRow]
 ) -> list[TokenLogprobs | None]:
@@ -93,18 +100,40 @@ def token_logprobs(
     asking = [index for index, row in enumerate(rows) if row.logprobs is not None]
     if not asking:
         return results
-    where = share_tensor(asking, logits.device)
-    logprobs = logits[where].float().log_softmax(-1)
-    chosen = logprobs.gather(-1, tokens[where, None].clamp(min=0))[:, 0].tolist()
     wanted = [rows[index].logprobs or 0 for index in asking]
-    alternatives = _likeliest(logprobs, max(wanted))
-    made = tokens[where].tolist()
-    for index, token, logprob, pairs, count in zip(
-        asking, made, chosen, alternatives, wanted, strict=True
-    ):
-        if token != NO_TOKEN:
-            results[index] = TokenLogprobs(logprob, tuple(pairs[:count]))
+    where = share_tensor(asking, logits.device)
+    found = to_logprobs(raw_logprobs(logits, tokens, where, max(wanted)).cpu(), wanted)
+    for index, one in zip(asking, found, strict=True):
+        results[index] = one
     return results
+
+
+def raw_logprobs(logits: Tensor, tokens: Tensor, where: Tensor, count: int) -> RawLogprobs:
+    """The device's part of `token_logprobs`, which waits for nothing.
+
+    Args:
+        logits: [R, V] of any float type.
+        tokens: [R], the chosen tokens.
+        where: [A], int64, the rows that ask.
+        count: how many alternatives the most asking of them wants.
+    """
+    logprobs = logits[where].float().log_softmax(-1)
+    mine = tokens[where].long()
+    chosen = logprobs.gather(-1, mine[:, None].clamp(min=0))[:, 0]
+    return RawLogprobs(mine, chosen, *_likeliest(logprobs, count))
+
+
+def to_logprobs(raw: RawLogprobs, wanted: Sequence[int]) -> list[TokenLogprobs | None]:
+    """The host's part: what each of the A rows reports of tensors on the CPU, given how many it wants."""
+    columns = (raw.tokens, raw.chosen, raw.ids, raw.values)
+    return [
+        None
+        if token == NO_TOKEN
+        else TokenLogprobs(chosen, tuple(zip(ids[:count], values[:count], strict=True)))
+        for token, chosen, ids, values, count in zip(
+            *(column.tolist() for column in columns), wanted, strict=True
+        )
+    ]
 
 
 class _Filter(enum.Enum):
@@ -199,14 +228,10 @@ def _or_no_token(tokens: Tensor, peaks: Tensor) -> Tensor:
     return tokens.masked_fill_(~peaks.isfinite(), NO_TOKEN)
 
 
-def _likeliest(logprobs: Tensor, count: int) -> Iterable[list[tuple[int, float]]]:
+def _likeliest(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if not count:
-        return [[] for _ in range(len(logprobs))]
+        return logprobs[:, :0], logprobs[:, :0].long()
     values, ids = logprobs.topk(min(max(count, _LOGPROBS_WIDTH), logprobs.shape[-1]))
     ids, by_id = ids.sort(-1)
     values, by_value = values.gather(-1, by_id).sort(dim=-1, descending=True, stable=True)
-    ids = ids.gather(-1, by_value)
-    return [
-        list(zip(*pair, strict=True))
-        for pair in zip(ids[:, :count].tolist(), values[:, :count].tolist(), strict=True)
-    ]
+    return values[:, :count], ids.gather(-1, by_value)[:, :count]

@@ -14,7 +14,7 @@ from ..pages import PADDING_PAGE
 from ..rectangles import Buckets
 from ..request import Request, SamplingParams, StoppingParams
 from ..sequence import Sequence
-from ..step import Rectangle, Row, Sample, Step
+from ..step import Rectangle, Row, Sampled, Step
 from .fuse import fuse_projections
 from .kv_cache import KVCache, KVShape
 from .linear import pack_linear_layers
@@ -50,6 +50,8 @@ class TorchRunner:
         config: memory and threads.
     """
 
+    ahead = False  # `pack` needs every token on the host
+
     def __init__(self, loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> None:
         self.info = loaded.info
         self._model = loaded.model
@@ -58,7 +60,7 @@ class TorchRunner:
         fuse_projections(self._model)
         _prepare_linear_layers(self._model, self._device, config.quantization)
         self.buckets = CPU_BUCKETS if self._device.type == "cpu" else GPU_BUCKETS
-        shape = _kv_shape(loaded, engine.page_size)
+        shape = KVShape.of(loaded.model, engine.page_size)
         wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
         self.num_pages = 1 + min(wanted, pages_that_fit(shape.page_bytes, self._device, config))
         self._cache = KVCache(shape, self.num_pages, self._device)
@@ -88,21 +90,18 @@ class TorchRunner:
         return _Launched(step, logits[: len(packed.sample_at)])
 
     @torch.inference_mode()
-    def collect(self, handle: object) -> list[Sample]:
+    def collect(self, handle: object) -> Sampled:
         """Chooses the next tokens of a launched step."""
         assert isinstance(handle, _Launched)
         rows = handle.step.sampling_rows
         if not rows:
-            return []
-        sampled = sample(handle.logits, [_sample_row(row.sequence) for row in rows])
+            return Sampled([])
+        sampled = sample(handle.logits, [_sample_row(row) for row in rows])
         for row, token in zip(rows, sampled.token_ids, strict=True):
             if token < 0:
                 logger.error("request=%s got no finite logits", row.sequence.request.id)
                 self._cache.heal(row.pages)
-        return [
-            Sample(token, logprobs)
-            for token, logprobs in zip(sampled.token_ids, sampled.logprobs, strict=True)
-        ]
+        return sampled
 
     def close(self) -> None:
         """Gives the model's memory back. A second call does nothing."""
@@ -113,9 +112,11 @@ class TorchRunner:
 
     def _run_empty(self, height: int, width: int) -> None:
         request = Request("warm-up", (0,) * width, SamplingParams(), StoppingParams(1), 0.0)
-        pages = (PADDING_PAGE,) * -(-width // self._engine.page_size)
-        row = Row(Sequence(request, 0, 0), 0, width, (0,) * width, pages, samples=True)
-        self.collect(self.launch(Step((Rectangle((row,) * height, height, width),))))
+        sequence = Sequence(request, 0, 0)
+        sequence.pages = [PADDING_PAGE] * -(-width // self._engine.page_size)
+        row = Row(sequence, 0, width, True, len(sequence.pages))
+        rectangle = Rectangle((row,) * height, height, width)
+        self.collect(self.launch(Step((rectangle,), rectangle.area)))
 
 
 def _prepare_linear_layers(model: nn.Module, device: torch.device, quantization: str) -> None:
@@ -127,11 +128,12 @@ def _prepare_linear_layers(model: nn.Module, device: torch.device, quantization:
         pack_linear_layers(model)
 
 
-def _sample_row(sequence: Sequence) -> SampleRow:
+def _sample_row(row: Row) -> SampleRow:
+    sequence = row.sequence
     request = sequence.request
     return SampleRow(
         params=sequence.sampling,
-        position=sequence.num_output,
+        position=row.position,
         min_tokens_banned=sequence.banned,
         prompt_ids=request.prompt_ids,
         output_ids=sequence.tokens[sequence.num_prompt :]
@@ -139,11 +141,3 @@ def _sample_row(sequence: Sequence) -> SampleRow:
         else (),
         logprobs=request.logprobs,
     )
-
-
-def _kv_shape(loaded: LoadedModel, page_size: int) -> KVShape:
-    config = loaded.model.config.get_text_config()
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return KVShape(config.num_hidden_layers, kv_heads, head_dim, page_size, loaded.model.dtype)

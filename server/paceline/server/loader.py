@@ -1,0 +1,30 @@
+"""How a server gets its model: a function from settings to a runner and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .config import ServeConfig
+from .engine import Runner
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading gives: a runner that is not warm yet, and the model's tokenizer."""
+
+    runner: Runner
+    tokenizer: Tokenizer
+    num_threads: int = 1
+
+
+Loader = Callable[[ServeConfig], Loaded]
+
+
+def load_torch(config: ServeConfig) -> Loaded:
+    """The model that `config` names, on torch. SetupError if it cannot be loaded."""
+    from .runner.make import load_runner
+
+    loaded, runner = load_runner(config, config)
+    return Loaded(runner, loaded.tokenizer, loaded.num_threads)

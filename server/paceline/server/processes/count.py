@@ -1,0 +1,21 @@
+"""How many front ends a server gets where its settings do not say. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..config import ServeConfig
+from ..devices import on_gpu
+
+_MOST = 8
+
+
+def count_frontends(config: ServeConfig) -> int:
+    """0: one process does all, for a CPU computes and serves with the same cores."""
+    if config.frontends is not None:
+        return config.frontends
+    if not on_gpu(config.device) or not sys.platform.startswith("linux"):
+        return 0
+    # The engine and its libraries keep about half of the cores busy.
+    return min(_MOST, max(1, len(os.sched_getaffinity(0)) // 2 - 1))

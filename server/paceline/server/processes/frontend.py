@@ -1,0 +1,168 @@
+"""A front end's process: gRPC, tokenising and detokenising, on a port that others listen on too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+from .. import tokenizer
+from ..config import ServeConfig
+from ..errors import SetupError, Unavailable
+from ..facts import Facts
+from ..frontend import Frontend
+from ..listener import Listener
+from ..stream import Hub
+from ..tally import Tally
+from ..threads import in_daemon_thread
+from . import child
+from .orders import (
+    TOKENIZER,
+    AwaitIdle,
+    Close,
+    Done,
+    EngineGone,
+    FromFrontend,
+    Leave,
+    Listening,
+    Observed,
+    Open,
+    Pipe,
+    Serving,
+    SetupFailed,
+    StartFrontend,
+    ToFrontend,
+)
+from .remote_engine import RemoteEngine
+
+logger = logging.getLogger(__name__)
+
+_PUBLISH_S = 0.2
+_LAST_OUTPUTS_S = 2.0  # for what the engine sent before it stopped
+
+
+class FrontendProcess:
+    """Follows the supervisor's orders."""
+
+    def __init__(self, pipe: Pipe[ToFrontend], order: StartFrontend) -> None:
+        self._pipe = pipe
+        self._order = order
+        self._config = ServeConfig.model_validate(order.config)
+        self._tally = Tally()
+        self._listener = Listener(self._config, self._tally)
+        self._engine: RemoteEngine | None = None
+        self._frontend: Frontend | None = None
+        self._hub = Hub(asyncio.get_running_loop())
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._following: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        """The exit code."""
+        try:
+            await self._listener.bind(self._order.port, shared=True)
+        except SetupError as exc:
+            self._tell(SetupFailed(str(exc)))
+            return 2
+        self._tell(Listening())
+        publishing = asyncio.create_task(self._publish())
+        self._following = asyncio.create_task(self._follow())
+        try:
+            await self._following
+        except asyncio.CancelledError:  # by a task of ours that failed
+            return 1
+        await self._close()
+        publishing.cancel()
+        self._report()
+        return 0
+
+    async def _follow(self) -> None:
+        """Obeys orders up to the last one."""
+        while not isinstance(order := await self._pipe.receive(), Close):
+            if order is None:
+                child.abandoned()
+            else:
+                await self._obey(order)
+
+    async def _obey(self, order: ToFrontend) -> None:
+        match order:
+            case Open(facts):
+                self._in_background(self._open(facts))
+            case Leave(call):
+                await self._listener.leave()
+                self._tell(Done(call))
+            case AwaitIdle(call, timeout_s):
+                self._in_background(self._report_answered(call, timeout_s))
+            case EngineGone():
+                await self._listener.not_serving()
+                if self._engine is not None:
+                    self._engine.fail(Unavailable("the engine is not running"))
+
+    async def _open(self, facts: Facts) -> None:
+        config, folder = self._config, Path(self._order.folder)
+        tokens = await in_daemon_thread(lambda: tokenizer.load(folder / TOKENIZER))
+        self._engine = RemoteEngine(self._hub, folder, self._order.serial)
+        self._frontend = Frontend(
+            self._engine, tokens, facts.model, facts.limits(config), self._tally
+        )
+        await self._listener.open(self._frontend, facts.info(config))
+        self._tell(Serving())
+
+    async def _report_answered(self, call: int, timeout_s: float) -> None:
+        self._tell(Done(call, await self._listener.answered(timeout_s)))
+
+    async def _close(self) -> None:
+        await self._listener.leave()
+        if self._engine is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._engine.ended.wait(), _LAST_OUTPUTS_S)
+            self._engine.fail(Unavailable("the server is shutting down"))
+        await self._listener.close()
+        if self._frontend is not None:
+            self._frontend.close()
+
+    async def _publish(self) -> None:
+        while True:
+            await asyncio.sleep(_PUBLISH_S)
+            self._report()
+
+    def _report(self) -> None:
+        if not self._tally.empty:
+            self._tell(Observed(self._tally.take()))
+
+    def _in_background(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._check)
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the front end failed", exc_info=error)
+            if self._following is not None:
+                self._following.cancel()
+
+    def _tell(self, message: FromFrontend) -> None:
+        self._pipe.send(message)
+
+
+def _without_torch() -> None:
+    """Where transformers finds torch it imports it: seconds, and memory that tokenizers do not need."""
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # it would warn that there is none
+
+
+async def _main(pipe: Pipe[ToFrontend]) -> int:
+    order = await pipe.receive()
+    if not isinstance(order, StartFrontend):
+        child.abandoned()
+    child.configure_logs(order.config["log_level"])
+    _without_torch()
+    return await FrontendProcess(pipe, order).run()
+
+
+if __name__ == "__main__":
+    sys.exit(child.run(_main, ToFrontend))

@@ -1,0 +1,181 @@
+"""The front ends of a server: started, restarted when they die, and told what goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from ..config import ServeConfig
+from ..errors import SetupError
+from ..facts import Facts
+from ..tally import Tally
+from .launch import Child
+from .orders import (
+    AwaitIdle,
+    Close,
+    FromFrontend,
+    Leave,
+    Listening,
+    Observed,
+    Open,
+    Serving,
+    StartFrontend,
+)
+
+logger = logging.getLogger(__name__)
+
+_MODULE = "paceline.server.processes.frontend"
+_BACKOFF_S = (0.1, 10.0)  # before a restart: at first, doubled each time, up to
+_STEADY_S = 30.0  # one that lived so long begins with the first delay again
+
+
+class _Frontend:
+    """One place among the front ends; a process at a time fills it."""
+
+    def __init__(self) -> None:
+        self.child: Child[FromFrontend] | None = None
+        self.up = False  # whether this process listens
+        self.listening = asyncio.Event()
+        self.serving = asyncio.Event()
+        self.keeper: asyncio.Task[None] | None = None
+        self.error: SetupError | None = None
+
+
+class Frontends:
+    """Owns the processes.
+
+    Args:
+        tally: gets what they count.
+        gone: told the serial of each one that died.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        port: int,
+        folder: Path,
+        tally: Tally,
+        gone: Callable[[int], None],
+    ) -> None:
+        self._config = config
+        self._port = port
+        self._folder = folder
+        self._tally = tally
+        self._gone = gone
+        self._serials = itertools.count(1)
+        self._places: list[_Frontend] = []
+        self._facts: Facts | None = None
+        self._leaving = False
+
+    async def start(self, count: int) -> None:
+        """Returns when all listen. SetupError if one cannot."""
+        self._places = [_Frontend() for _ in range(count)]
+        for place in self._places:
+            place.keeper = asyncio.create_task(self._keep(place))
+        for place in self._places:
+            await _event_or_end(place, place.listening)
+
+    async def open(self, facts: Facts) -> None:
+        """Returns when all serve."""
+        self._facts = facts
+        for place in self._places:
+            self._open(place)
+        for place in self._places:
+            await _event_or_end(place, place.serving)
+
+    def tell(self, order: msgspec.Struct) -> None:
+        """Sends an order to all."""
+        for child in self._children:
+            child.send(order)
+
+    async def leave(self) -> None:
+        """Health says NOT_SERVING everywhere, and none is restarted any more."""
+        self._leaving = True
+        await self._ask_all(Leave)
+
+    async def answered(self, timeout_s: float) -> bool:
+        """Waits until no call is being answered; whether that came true in time, and all were there."""
+        answers = await self._ask_all(lambda call: AwaitIdle(call, timeout_s))
+        return all(answers) and len(answers) == len(self._places)
+
+    async def close(self, timeout_s: float) -> None:
+        """Ends them all; those that do not end by themselves in time are killed."""
+        self._leaving = True
+        self.tell(Close())
+        for place in self._places:
+            if place.child is None and place.keeper is not None:
+                place.keeper.cancel()  # it waits for a restart
+        keepers = [place.keeper for place in self._places if place.keeper is not None]
+        if not keepers:
+            return
+        _, late = await asyncio.wait(keepers, timeout=timeout_s)
+        for child in self._children if late else ():
+            child.kill()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+    @property
+    def _children(self) -> list[Child[FromFrontend]]:
+        return [place.child for place in self._places if place.child is not None]
+
+    async def _ask_all(self, order: Callable[[int], msgspec.Struct]) -> list[bool]:
+        asked: list[Awaitable[bool]] = [child.ask(order) for child in self._children]
+        return list(await asyncio.gather(*asked))
+
+    async def _keep(self, place: _Frontend) -> None:
+        """Fills a place until the server leaves."""
+        loop = asyncio.get_running_loop()
+        delay, most = _BACKOFF_S
+        while not self._leaving:
+            begun, serial = loop.time(), next(self._serials)
+            child = await self._start(serial)
+            place.child, place.up = child, False
+            code = await child.follow(lambda message: self._take(place, message))
+            place.child = None
+            if code or not self._leaving:
+                self._gone(serial)
+            if self._leaving:
+                return
+            if not place.serving.is_set():
+                place.error = SetupError(child.line or "a front end could not start; see the log")
+                return
+            if loop.time() - begun > _STEADY_S:
+                delay = _BACKOFF_S[0]
+            logger.error("a front end died (exit code %d): restarting in %g s", code, delay)
+            await asyncio.sleep(delay)
+            delay = min(most, 2 * delay)
+
+    def _open(self, place: _Frontend) -> None:
+        if self._facts is not None and place.child is not None and place.up:
+            place.child.send(Open(self._facts))
+
+    async def _start(self, serial: int) -> Child[FromFrontend]:
+        config = self._config.model_dump(mode="json")
+        order = StartFrontend(config, self._port, str(self._folder), serial)
+        return await Child[FromFrontend].start(_MODULE, order, FromFrontend)
+
+    def _take(self, place: _Frontend, message: FromFrontend) -> None:
+        match message:
+            case Listening():
+                place.up = True
+                place.listening.set()
+                self._open(place)
+            case Serving():
+                place.serving.set()
+            case Observed(tally):
+                self._tally.add(tally)
+
+
+async def _event_or_end(place: _Frontend, event: asyncio.Event) -> None:
+    assert place.keeper is not None
+    waiter = asyncio.create_task(event.wait())
+    await asyncio.wait({waiter, place.keeper}, return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    if place.error is not None:
+        raise place.error
+    if place.keeper.done():
+        place.keeper.result()

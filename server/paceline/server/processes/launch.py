@@ -1,0 +1,88 @@
+"""Starts a child process and keeps the supervisor's end of its pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from .orders import Done, Pipe, SetupFailed
+
+In = TypeVar("In")
+
+
+class Child(Generic[In]):
+    """A process of ours that was started."""
+
+    def __init__(self, process: asyncio.subprocess.Process, pipe: Pipe[In]) -> None:
+        self.process = process
+        self.line: str | None = None  # for the operator: why it could not start
+        self._pipe = pipe
+        self._calls = itertools.count()
+        self._answers: dict[int, asyncio.Future[bool]] = {}
+        self._ended = False
+
+    @classmethod
+    async def start(cls, module: str, first: msgspec.Struct, kinds: Any) -> Child[In]:
+        """Runs `module`, which sends messages of the types `kinds`, and gives it its first message."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # -P and our own path: what we can import the child can, from the same places.
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                env=environment,
+                process_group=0,  # a terminal's interrupt is for the supervisor alone
+            )
+        child = cls(process, await Pipe.open(ours, kinds))
+        child.send(first)
+        return child
+
+    def send(self, order: msgspec.Struct) -> None:
+        self._pipe.send(order)
+
+    async def ask(self, order: Callable[[int], msgspec.Struct]) -> bool:
+        """Sends an order and waits for its answer; False if the child ends before."""
+        if self._ended:
+            return False
+        call = next(self._calls)
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._answers[call] = answer
+        self.send(order(call))
+        try:
+            return await answer
+        finally:
+            self._answers.pop(call, None)
+
+    async def follow(self, take: Callable[[In], None]) -> int:
+        """Reads until the child ends; its exit code. `take` gets its messages, but answers and failures."""
+        while (message := await self._pipe.receive()) is not None:
+            match message:
+                case Done(call, ok):
+                    answer = self._answers.get(call)
+                    if answer is not None and not answer.done():
+                        answer.set_result(ok)
+                case SetupFailed(line):
+                    self.line = line
+                case _:
+                    take(message)
+        self._ended = True
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(False)
+        code = await self.process.wait()
+        await self._pipe.close()
+        return code
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()

@@ -1,0 +1,171 @@
+"""What the supervisor and its children tell each other, over one pipe for each child."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from ..facts import Facts
+from ..request import Load
+from ..tally import Tally
+
+TOKENIZER = "tokenizer"  # the folder in the server's own one that front ends load theirs from
+
+
+class StartEngine(msgspec.Struct, tag=True):
+    """The first message to an engine. `loader` is `module:function`."""
+
+    config: dict[str, Any]
+    loader: str
+    folder: str
+
+
+class FrontendGone(msgspec.Struct, tag=True):
+    serial: int
+
+
+class Refuse(msgspec.Struct, tag=True):
+    """Takes no new requests from now on; answered with Done."""
+
+    call: int
+
+
+class AwaitIdle(msgspec.Struct, tag=True):
+    """Answered with Done: of the engine, when nothing runs; of a front end, when no call is open."""
+
+    call: int
+    timeout_s: float
+
+
+class Stop(msgspec.Struct, tag=True):
+    """Ends what runs with ABORTED; answered with Done."""
+
+    call: int
+
+
+class Close(msgspec.Struct, tag=True):
+    """The last message: ends the process."""
+
+
+class StartFrontend(msgspec.Struct, tag=True):
+    """The first message to a front end, answered with Listening. `serial` was never used before."""
+
+    config: dict[str, Any]
+    port: int
+    folder: str
+    serial: int
+
+
+class Open(msgspec.Struct, tag=True):
+    """The engine is warm: serve. Answered with Serving."""
+
+    facts: Facts
+
+
+class Leave(msgspec.Struct, tag=True):
+    """Health says NOT_SERVING from now on; answered with Done."""
+
+    call: int
+
+
+class EngineGone(msgspec.Struct, tag=True):
+    """The engine died: running calls end with UNAVAILABLE."""
+
+
+class Ready(msgspec.Struct, tag=True):
+    """The engine is warm."""
+
+    facts: Facts
+
+
+class LoadNow(msgspec.Struct, tag=True):
+    """What the engine is doing, several times a second."""
+
+    load: Load
+
+
+class Listening(msgspec.Struct, tag=True):
+    """A front end has the port, and health says NOT_SERVING."""
+
+
+class Serving(msgspec.Struct, tag=True):
+    """A front end answers requests."""
+
+
+class Observed(msgspec.Struct, tag=True):
+    """What a front end counted since the last time."""
+
+    tally: Tally
+
+
+class Done(msgspec.Struct, tag=True):
+    """The answer to an order with this `call`; not `ok`: it could not be done in time."""
+
+    call: int
+    ok: bool = True
+
+
+class SetupFailed(msgspec.Struct, tag=True):
+    """The operator has to change something: one line."""
+
+    line: str
+
+
+ToEngine = StartEngine | FrontendGone | Refuse | AwaitIdle | Stop | Close
+FromEngine = Ready | LoadNow | Done | SetupFailed
+ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Close
+FromFrontend = Listening | Serving | Observed | Done | SetupFailed
+
+
+def _plain(value: Any) -> Any:
+    """Libraries give their versions as strings of their own kind."""
+    if isinstance(value, str):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} does not travel between processes")
+
+
+encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+_LENGTH = struct.Struct("!I")
+In = TypeVar("In")
+
+
+class Pipe(Generic[In]):
+    """One end of a pipe whose other end sends messages of the types `kinds`."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kinds: Any
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._decode = msgspec.msgpack.Decoder(kinds).decode
+
+    @classmethod
+    async def open(cls, end: socket.socket, kinds: Any) -> Pipe[In]:
+        reader, writer = await asyncio.open_unix_connection(sock=end)
+        return cls(reader, writer, kinds)
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Never waits. To a process that is gone, nothing is sent."""
+        body = encode(message)
+        if not self._writer.is_closing():
+            self._writer.write(_LENGTH.pack(len(body)) + body)
+
+    async def receive(self) -> In | None:
+        """The next message; None when the other process is gone."""
+        try:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            message: In = self._decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        return message
+
+    async def close(self) -> None:
+        """Sends the rest. Idempotent."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()

@@ -1,0 +1,58 @@
+"""ZeroMQ sockets on an event loop: everything that has come is taken at once, and nothing blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import zmq
+
+# Lasts as long as the process, like the threads that ZeroMQ runs for it.
+_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+_LINGER_MS = 1000  # for what is sent just before the process ends
+
+
+def make(kind: int) -> zmq.Socket[bytes]:
+    """A socket without a high-water mark: what waits in it is bounded by the requests in flight."""
+    socket = _context.socket(kind)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.LINGER, _LINGER_MS)
+    return socket
+
+
+class Inlet:
+    """Calls `take` with all messages that are there, each a list of frames, whenever some came."""
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], take: Callable[[list[list[bytes]]], None]
+    ) -> None:
+        self._socket = socket
+        self._take = take
+        self._fd = int(socket.getsockopt(zmq.FD))
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._fd, self._drain)
+        self._loop.call_soon(self._drain)  # the descriptor tells of news only
+
+    def send(self, *frames: bytes) -> None:
+        """Sends on the same socket. That may swallow the news of a message, so it is looked for."""
+        self._socket.send_multipart(frames, zmq.NOBLOCK)
+        self._loop.call_soon(self._drain)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if not self._socket.closed:
+            self._loop.remove_reader(self._fd)
+            self._socket.close()
+
+    def _drain(self) -> None:
+        if self._socket.closed:
+            return
+        messages: list[list[bytes]] = []
+        try:
+            while True:
+                messages.append(self._socket.recv_multipart(zmq.NOBLOCK))
+        except zmq.Again:
+            pass
+        if messages:
+            self._take(messages)

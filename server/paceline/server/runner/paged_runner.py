@@ -1,0 +1,308 @@
+"""Computes steps on a GPU: pages, graphs, sampling on the device, and never a wait but for tokens.
+
+A launch is one copy to the device, one graph for the model, one for sampling, and one copy back that nobody waits for
+until `collect`. Each slot's last token stays on the device, so the next step is launched before this one is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import EngineConfig, ModelConfig
+from ..errors import StepOutOfMemory
+from ..rectangles import Buckets
+from ..step import Sampled, Step
+from . import staging
+from .fused_model import FusedModel, fits
+from .graphs import Graphs
+from .kv_cache import KVCache, KVShape
+from .loading import LoadedModel
+from .memory import MIB, pages_that_fit
+from .paged_model import PagedModel
+from .paged_sampling import PagedSampling, Pending
+from .staging import Fields, Shape
+from .triton_attention import SPLIT, PagedStep, block_q, splits_for
+from .triton_layer import begin
+
+logger = logging.getLogger(__name__)
+
+_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+# Products of large lines are tiled by 128 tokens.
+_LINES = (*_ROWS, *range(640, 2049, 128), 2560, 3072, 4096, 6144, 8192)
+_MIXED_FROM = 16  # shorter lines with prompt chunks in them are padded to this
+_IN_FLIGHT = 3  # lines on the host: one being copied, one waiting behind it, one being filled
+
+
+class Computes(Protocol):
+    """A model on pages."""
+
+    def bind(self, caches: list[Tensor]) -> None: ...
+    def compute(self, ids: Tensor, step: PagedStep, sample_at: Tensor, out: Tensor) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Line:
+    """One staging line on the host; free again when the device has copied it."""
+
+    host: Tensor
+    copied: torch.cuda.Event | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Launched:
+    step: Step
+    pending: Pending
+
+
+class PagedRunner:
+    """Owns the model, its pages and its graphs. Runs without a GPU too, under Triton's interpreter, for tests.
+
+    Args:
+        loaded: the model as transformers has it.
+        engine: page size and batch bounds.
+        config: memory, compilation, graphs.
+    """
+
+    def __init__(self, loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> None:
+        self.info = loaded.info
+        self.ahead = True
+        self._engine = engine
+        self._device = torch.device(loaded.info.device)
+        self._on_gpu = self._device.type == "cuda"
+        # Graphs are not captured on the default stream. Whichever thread calls, all work goes here.
+        self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None  # type: ignore[no-untyped-call]
+        self._graphs = Graphs(self._on_gpu and config.cuda_graphs)
+        self._slots = engine.max_batch_size
+        most_tokens = max(engine.max_step_tokens, engine.max_batch_size)
+        # The largest batch is a bucket: steps of decoding rows alone are no longer than that.
+        lines = sorted({*_up_to(_LINES, most_tokens), self._slots})
+        self.buckets = Buckets(rows=(), width=1, lines=tuple(lines))
+        self._row_buckets = _up_to(_ROWS, self._slots)
+        self._shortest_mixed = next((size for size in lines if size >= _MIXED_FROM), lines[-1])
+        model = loaded.model
+        kv = KVShape.of(model, engine.page_size)
+        context = loaded.info.max_context_tokens
+        self._heads = (int(model.config.get_text_config().num_attention_heads), kv.num_kv_heads)
+        self._max_pages = -(-context // engine.page_size)
+        self._model = _computes(loaded, config, context)
+        self._make_tables(loaded, most_tokens)
+        self.num_pages = 1 + self._size_cache(kv, config)
+        self._bind(KVCache(kv, self.num_pages, self._device))
+        if self._on_gpu:
+            torch.cuda.synchronize()  # what was made on the default stream is there for ours
+
+    def warm_up(self) -> None:
+        """Compiles and captures every usual shape, the largest first, so that later ones fit in its memory."""
+        started, before = time.monotonic(), self._free()
+        shapes = list(self._usual_shapes())
+        for number, shape in enumerate(shapes, 1):
+            with torch.cuda.stream(self._stream):
+                self._sampling.prepare(self._graphs, self._run(shape))
+            if number % 16 == 0:
+                logger.info("prepared %d of %d shapes", number, len(shapes))
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        logger.info(
+            "prepared %d shapes, %d graphs in %.1f s, %.0f MiB",
+            len(shapes),
+            len(self._graphs),
+            time.monotonic() - started,
+            (before - self._free()) / MIB,
+        )
+
+    @torch.inference_mode()
+    def launch(self, step: Step) -> _Launched:
+        """Starts a step; the device may still be busy with earlier ones. StepOutOfMemory if it cannot hold it."""
+        try:
+            with torch.cuda.stream(self._stream):
+                return self._launch(step)
+        except torch.OutOfMemoryError as exc:
+            torch.cuda.empty_cache()
+            raise StepOutOfMemory(str(exc).splitlines()[0]) from exc
+
+    def _launch(self, step: Step) -> _Launched:
+        contents = staging.read(step, self._residents)
+        self._sampling.joined(contents.joined)
+        shape = self._shape(step, contents)
+        host, device = self._next_line(shape)
+        staging.fill(host, contents, shape.block_q)
+        self._send_overflow(contents.news[3 * shape.updates :])
+        self._send(shape)
+        self._graphs.run(shape, lambda: self._forward(shape, device))
+        return _Launched(
+            step, self._sampling.launch(self._graphs, step.sampling_rows, host, device)
+        )
+
+    def collect(self, handle: object) -> Sampled:
+        """Waits for a step's tokens."""
+        assert isinstance(handle, _Launched)
+        sampled = handle.pending.wait()
+        if sampled.token_ids and min(sampled.token_ids) < 0:
+            for row, token in zip(handle.step.sampling_rows, sampled.token_ids, strict=True):
+                if token < 0:
+                    logger.error("request=%s got no finite logits", row.sequence.request_id)
+        return sampled
+
+    def close(self) -> None:
+        """Gives the model's memory back. A second call does nothing."""
+        for name in ("_model", "_cache", "_graphs", "_sampling"):
+            self.__dict__.pop(name, None)
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+
+    def _make_tables(self, loaded: LoadedModel, most_tokens: int) -> None:
+        """Everything that graphs read and write, at its largest."""
+        device, slots = self._device, self._slots
+        largest = self._mixed_shape(most_tokens + slots, slots, 1)
+        self._page_table = torch.zeros((slots, self._max_pages), dtype=torch.int32, device=device)
+        self._line = torch.zeros(largest.length, dtype=torch.int32, device=device)
+        self._lines = [_host_line(largest.length, self._on_gpu) for _ in range(_IN_FLIGHT)]
+        self._next = 0
+        self._views: dict[tuple[int, Shape], Fields[np.ndarray]] = {}
+        self._device_views: dict[Shape, Fields[Tensor]] = {}
+        self._residents = staging.Residents(slots, self._engine.page_size)
+        vocab_size = int(loaded.model.config.get_text_config().vocab_size)
+        self._logits = torch.zeros((slots, vocab_size), dtype=loaded.model.dtype, device=device)
+        self._sampling = PagedSampling(self._logits)
+
+    def _bind(self, cache: KVCache) -> None:
+        self._cache = cache
+        self._model.bind(cache.layers)
+
+    def _size_cache(self, kv: KVShape, config: ModelConfig) -> int:
+        """Pages beside the weights and what the largest step needs, which is tried out on a cache of one page."""
+        wanted = self._slots * self._max_pages
+        working = 0
+        if self._on_gpu and config.kv_cache_mib is None:
+            self._bind(KVCache(kv, 1, self._device))
+            torch.cuda.reset_peak_memory_stats(self._device)
+            before = torch.cuda.memory_allocated(self._device)
+            graphs, self._graphs = self._graphs, Graphs(False)
+            self._run(self._largest())
+            torch.cuda.synchronize()
+            self._graphs = graphs
+            working = torch.cuda.max_memory_allocated(self._device) - before
+            torch.cuda.empty_cache()
+        return min(wanted, pages_that_fit(kv.page_bytes, self._device, config, working))
+
+    def _largest(self) -> Shape:
+        return self._mixed_shape(self.buckets.lines[-1], self._slots, 1)
+
+    def _usual_shapes(self) -> Iterator[Shape]:
+        """All but those for the longest contexts of models that have very long ones."""
+        most = splits_for(min(self._max_pages * self._engine.page_size, 16 * SPLIT))
+        for splits in sorted({1, most}):
+            for tokens in reversed(self.buckets.lines):
+                if tokens >= _MIXED_FROM:
+                    for rows in self._mixed_rows(tokens):
+                        yield self._mixed_shape(tokens, rows, splits)
+            for rows in reversed(self._row_buckets):
+                yield self._decode_shape(rows, splits)
+
+    def _mixed_rows(self, tokens: int) -> list[int]:
+        """Sampling rows that lines with prompt chunks are padded to: few, as each is a graph for each length."""
+        sizes = sorted({min(rows, self._slots) for rows in (8, 64, self._slots)})
+        return [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < tokens]
+
+    def _decode_shape(self, rows: int, splits: int) -> Shape:
+        return Shape(rows, rows, rows, rows, 1, splits)
+
+    def _mixed_shape(self, tokens: int, rows: int, splits: int) -> Shape:
+        # Short lines are mostly decoding rows, to which a high tile is of no use.
+        size = block_q(*self._heads, tile=64 if tokens > 1024 else 32)
+        updates = rows + -(-tokens // self._engine.page_size)
+        # Every sequence may end a block early, those that get no token yet too; decoding rows have a block each.
+        return Shape(tokens, rows, self._slots + -(-tokens // size), updates, size, splits)
+
+    def _shape(self, step: Step, contents: staging.Contents) -> Shape:
+        splits = splits_for(contents.longest)
+        if contents.decodes_only:
+            return self._decode_shape(step.line, splits)
+        tokens = max(step.line, self._shortest_mixed)
+        rows = next(r for r in self._mixed_rows(tokens) if r >= len(step.sampling_rows))
+        return self._mixed_shape(tokens, rows, splits)
+
+    def _next_line(self, shape: Shape) -> tuple[Fields[np.ndarray], Fields[Tensor]]:
+        """The host's next free line, cut for this shape, and the device's."""
+        self._next = (self._next + 1) % _IN_FLIGHT
+        line = self._lines[self._next]
+        if line.copied is not None:
+            line.copied.synchronize()
+        host = self._views.get((self._next, shape))
+        if host is None:
+            host = self._views[self._next, shape] = staging.split(line.host.numpy(), shape)
+        return host, self._device_fields(shape)
+
+    def _device_fields(self, shape: Shape) -> Fields[Tensor]:
+        fields = self._device_views.get(shape)
+        if fields is None:
+            fields = self._device_views[shape] = staging.split(self._line, shape)
+        return fields
+
+    def _send(self, shape: Shape) -> None:
+        line = self._lines[self._next]
+        self._line[: shape.length].copy_(line.host[: shape.length], non_blocking=True)
+        if line.copied is not None:
+            line.copied.record()
+
+    def _send_overflow(self, news: list[int]) -> None:
+        """Pages that did not fit in the line, as when a long prefix is found in the cache."""
+        if news:
+            entries = torch.tensor(news, dtype=torch.int64).view(-1, 3).to(self._device)
+            self._page_table[entries[:, 0], entries[:, 1]] = entries[:, 2].int()
+
+    def _forward(self, shape: Shape, fields: Fields[Tensor]) -> None:
+        ids = begin(
+            fields.tokens,
+            fields.token_slots,
+            fields.updates,
+            self._sampling.last_token,
+            self._page_table,
+        )
+        step = PagedStep(
+            fields.positions,
+            fields.token_slots,
+            fields.blocks.view(-1, 4),
+            self._page_table,
+            shape.block_q,
+            shape.splits,
+        )
+        self._model.compute(ids, step, fields.sample_at, self._logits[: shape.rows])
+
+    @torch.inference_mode()
+    def _run(self, shape: Shape) -> Fields[Tensor]:
+        """Computes an empty step: everything in it is padding."""
+        fields = self._device_fields(shape)
+        self._line.zero_()
+        fields.token_slots.fill_(-1)
+        fields.sample_slots.fill_(-1)
+        self._graphs.run(shape, lambda: self._forward(shape, fields))
+        return fields
+
+    def _free(self) -> int:
+        return torch.cuda.mem_get_info(self._device)[0] if self._on_gpu else 0
+
+
+def _computes(loaded: LoadedModel, config: ModelConfig, context: int) -> Computes:
+    if config.fused_layers and fits(loaded.model):
+        return FusedModel(loaded.model, context)
+    compiled = config.compile == "on" or (config.compile == "auto" and config.cuda_graphs)
+    return PagedModel(loaded.model, compiled and loaded.device.type == "cuda")
+
+
+def _up_to(buckets: tuple[int, ...], most: int) -> tuple[int, ...]:
+    return (*(size for size in buckets if size < most), most)
+
+
+def _host_line(length: int, pinned: bool) -> _Line:
+    host = torch.zeros(length, dtype=torch.int32, pin_memory=pinned)
+    copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
+    return _Line(host, copied)

@@ -1,0 +1,268 @@
+"""Linear layers of a few rows on a GPU, with the norm before and the addition behind in the same kernel.
+
+Meant for 1 to 64 rows, where a layer takes as long as its launch or as reading its weights; more rows work. A
+row's result depends on that row and on the `Config` alone: a batch mate never changes it, nor does chance.
+Calls with one config but different numbers of rows agree bit for bit where `block_m` agrees.
+
+Everything can be captured in a CUDA graph after one call outside, which compiles the kernel and makes what
+`split_k` counts with. Such calls must not run on two streams at once. Triton is imported here: import this
+module only where there is a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .linear_configs import LARGE_BYTES, Config, Layer, Op, block_m, pick
+from .triton_linear_kernels import (
+    GELU_TANH,
+    OFFSET_NORM,
+    PLAIN_NORM,
+    SILU,
+    gate_kernel,
+    linear_kernel,
+    rms_norm_kernel,
+)
+
+Activation = Literal["silu_mul", "gelu_tanh_mul"]
+
+_ACTIVATIONS = {None: 0, "silu_mul": SILU, "gelu_tanh_mul": GELU_TANH}
+_EMULATED = os.environ.get("TRITON_INTERPRET") == "1"
+_MAX_SHARED_TILES = 16384
+_SQUARES = 8192  # elements of x that a program holds while it sums their squares
+_GATE_BLOCK = 1024
+
+
+class Launch(NamedTuple):
+    """A kernel and all it is called with."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def run(self) -> None:
+        self.kernel[self.grid](*self.args, **self.options)
+
+    def compile(self) -> None:
+        """Compiles for the current device without running; tensors count by their dtype, so they may be meta."""
+        args = [arg.dtype if isinstance(arg, Tensor) else arg for arg in self.args]
+        self.kernel.warmup(*args, grid=self.grid, **self.options)
+
+
+def norm_linear(
+    x: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: Activation | None = None,
+    norm_offset: float = 0.0,
+    config: Config | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`linear(rms_norm(x))`, rounded as transformers' LlamaRMSNorm rounds.
+
+    With an activation, `weight` is gate and up in one, `[2n, K]`, and the result is `act(gate) * up`, `[M, n]`.
+    `norm_offset=1.0` is Gemma's norm: `(1 + weight) * x`, rounded once.
+
+    Args:
+        x: `[M, K]`, rows contiguous; the other tensors have its dtype and are contiguous.
+        config: how to compute; unset: the best guess for the shape.
+        out: where the result goes, contiguous; not with an activation, and no bias beside it.
+    """
+    n = weight.shape[0] // 2 if activation else weight.shape[0]
+    op: Op = "norm_gated" if activation else "norm_linear"
+    config = config or pick(Layer(op, n, weight.shape[1]), x.shape[0])
+    if config.kind == "torch":
+        normed = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
+        if out is not None:
+            return torch.mm(normed, weight.t(), out=out)
+        product = F.linear(normed, weight, bias)
+        return gated(product, activation) if activation else product
+    if not config.fuse_norm:
+        x = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
+        return _run(x, weight, bias, config, activation=activation, out=out)
+    norm = Norm(norm_weight, eps, norm_offset)
+    return _run(x, weight, bias, config, norm=norm, activation=activation, out=out)
+
+
+def linear_residual(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor,
+    *,
+    config: Config | None = None,
+) -> Tensor:
+    """`residual + linear(x)`, `[M, N]`; the product is rounded before the addition, as in eager code."""
+    config = config or pick(Layer("linear_residual", *weight.shape), x.shape[0])
+    if config.kind == "torch":
+        return residual + F.linear(x, weight, bias)
+    return _run(x, weight, bias, config, residual=residual)
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, config: Config | None = None
+) -> Tensor:
+    """`x @ weight.T + bias`, `[M, N]`."""
+    config = config or pick(Layer("linear", *weight.shape), x.shape[0])
+    if config.kind == "torch":
+        return F.linear(x, weight, bias)
+    return _run(x, weight, bias, config)
+
+
+def rms_norm(x: Tensor, norm_weight: Tensor, eps: float, *, norm_offset: float = 0.0) -> Tensor:
+    """The norm alone, `[M, K]`."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if out.numel():
+        plan_norm(x, Norm(norm_weight, eps, norm_offset), out).run()
+    return out
+
+
+def gated(gate_up: Tensor, activation: Activation) -> Tensor:
+    """`act(gate) * up` of `[M, 2n]`, contiguous, with eager code's rounding."""
+    m, n = gate_up.shape[0], gate_up.shape[1] // 2
+    out = gate_up.new_empty(m, n)
+    if out.numel():
+        grid = (-(-n // _GATE_BLOCK), m)
+        sizes = {"N": n, "BLOCK": _GATE_BLOCK, "ACTIVATION": _ACTIVATIONS[activation]}
+        Launch(gate_kernel, grid, (gate_up, out), sizes | {"EMULATED": _EMULATED}).run()
+    return out
+
+
+class Norm(NamedTuple):
+    weight: Tensor
+    eps: float
+    offset: float
+
+    @property
+    def kind(self) -> int:
+        return OFFSET_NORM if self.offset else PLAIN_NORM
+
+
+def plan_norm(x: Tensor, norm: Norm, out: Tensor) -> Launch:
+    """The launch of the norm alone."""
+    k = x.shape[1]
+    args = (x, norm.weight, out, x.stride(0), norm.eps, norm.offset)
+    options = {"K": k, "BLOCK": max(16, _power_of_two(k, up=True)), "NORM": norm.kind}
+    return Launch(rms_norm_kernel, (x.shape[0],), args, options | {"EMULATED": _EMULATED})
+
+
+def plan(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    config: Config,
+    *,
+    norm: Norm | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+) -> Launch:
+    """The launch that fills `out`. Raises ValueError for what the kernel does not do."""
+    (m, k), n = x.shape, out.shape[1]
+    _check(x, weight, bias, out, norm, residual)
+    if activation and config.split_k > 1:
+        raise ValueError("a layer with an activation cannot be split along K")
+    height = block_m(m, config)
+    block_k = max(16, min(config.block_k, _power_of_two(k)))
+    rest = k % block_k
+    grid = (-(-n // config.block_n), config.split_k, -(-m // height))
+    partial = arrived = None
+    if config.split_k > 1:
+        size = (grid[0] * grid[2], config.split_k, height, config.block_n)
+        partial = torch.empty(size, dtype=torch.float32, device=x.device)
+        arrived = _arrived(x.device, grid[0] * grid[2])
+    tensors = (x, norm.weight if norm else None, weight, bias, residual, out, partial, arrived)
+    numbers = (m, x.stride(0), norm.eps if norm else 0.0, norm.offset if norm else 0.0)
+    options = {
+        "N": n,
+        "K": k,
+        "NORM": norm.kind if norm else 0,
+        "ACTIVATION": _ACTIVATIONS[activation],
+        "VEC": config.kind == "vec",
+        "BLOCK_M": height,
+        "BLOCK_N": config.block_n,
+        "BLOCK_K": block_k,
+        "TAIL": max(16, _power_of_two(rest, up=True)) if rest else 0,
+        "SQUARES": max(16, min(_SQUARES // height, 4096, _power_of_two(k, up=True))),
+        "SPLIT": config.split_k,
+        "STAGES": config.num_stages,
+        "EVICT": "evict_first" if weight.numel() * weight.itemsize >= LARGE_BYTES else "",
+        "EMULATED": _EMULATED,
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
+    }
+    return Launch(linear_kernel, grid, tensors + numbers, options)
+
+
+def _run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    config: Config,
+    *,
+    norm: Norm | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    n = weight.shape[0] // 2 if activation else weight.shape[0]
+    if out is None:
+        out = torch.empty(x.shape[0], n, dtype=x.dtype, device=x.device)
+    if out.numel():
+        parts: dict[str, Any] = {"norm": norm, "activation": activation, "residual": residual}
+        plan(x, weight, bias, out, config, **parts).run()
+    return out
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    norm: Norm | None,
+    residual: Tensor | None,
+) -> None:
+    """The kernel takes addresses on trust, so nothing of another shape may reach it."""
+    rows, k = weight.shape
+    if x.shape[1] != k or x.stride(1) != 1 or not weight.is_contiguous():
+        raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit")
+    if norm and norm.weight.shape != (k,):
+        raise ValueError(f"the norm has {norm.weight.numel()} weights for {k} columns")
+    if bias is not None and bias.shape != (rows,):
+        raise ValueError(f"bias {tuple(bias.shape)} does not fit {rows} outputs")
+    if residual is not None and (residual.shape != out.shape or not residual.is_contiguous()):
+        raise ValueError(
+            f"residual {tuple(residual.shape)} is not like the output {tuple(out.shape)}"
+        )
+    others = [weight, bias, residual, norm.weight if norm else None]
+    if any(other is not None and other.dtype != x.dtype for other in others):
+        raise ValueError("x, weights, bias and residual must have one dtype")
+
+
+def _arrived(device: torch.device, tiles: int) -> Tensor:
+    """How many shares of each tile are done: zeros between launches."""
+    if tiles > _MAX_SHARED_TILES:
+        raise ValueError(f"{tiles} tiles are too many to split along K")
+    return _zeros(device)
+
+
+@cache
+def _zeros(device: torch.device) -> Tensor:
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("call a linear layer with split_k once before you capture it")
+    return torch.zeros(_MAX_SHARED_TILES, dtype=torch.int32, device=device)
+
+
+def _power_of_two(n: int, *, up: bool = False) -> int:
+    """The nearest power of two not above `n`, or not below."""
+    return 1 << (n - 1).bit_length() if up else 1 << (n.bit_length() - 1)

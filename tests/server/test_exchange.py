@@ -1,0 +1,196 @@
+"""The engine's side and a front end's, over real sockets in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mock_serving import WAIT_S, Gate
+from paceline.server.config import EngineConfig
+from paceline.server.engine import Engine
+from paceline.server.errors import InvalidRequest, QueueFull, Unavailable
+from paceline.server.mock import MockRunner
+from paceline.server.processes.exchange import Exchange
+from paceline.server.processes.remote_engine import RemoteEngine
+from paceline.server.request import (
+    FinishReason,
+    Load,
+    Output,
+    Request,
+    SamplingParams,
+    StoppingParams,
+)
+from paceline.server.step import Step
+from paceline.server.stream import Hub, OutputStream
+
+
+def request(name: str, max_tokens: int = 4, n: int = 1) -> Request:
+    return Request(name, (3, 4), SamplingParams(), StoppingParams(max_tokens), 0.0, n)
+
+
+class Pair:
+    """An engine and two front ends."""
+
+    def __init__(self, folder: Path, on_step: Callable[[Step], None], **settings: Any) -> None:
+        self.exchange = Exchange(folder)
+        config = EngineConfig.model_validate(settings)
+        self.engine = Engine(MockRunner(on_step=on_step), config, self.exchange.deliver)
+        self.engine.start()
+        self.exchange.open(self.engine)
+        loop = asyncio.get_running_loop()
+        self.one, self.two = (RemoteEngine(Hub(loop), folder, serial=serial) for serial in (1, 2))
+
+    async def until(self, condition: Callable[[Load], bool]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not condition(await self.two.load()):
+                pass
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.engine.stop)
+        self.exchange.finish()
+        self.exchange.close()
+        self.one.close()
+        self.two.close()
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[..., Pair]]:
+    """Makes pairs that are closed after the test."""
+    made: list[Pair] = []
+    with tempfile.TemporaryDirectory(
+        prefix="pl-"
+    ) as folder:  # pytest's names are too long for sockets
+
+        def make_one(on_step: Callable[[Step], None] = lambda _: None, **settings: Any) -> Pair:
+            made.append(Pair(Path(folder), on_step, **settings))
+            return made[-1]
+
+        yield make_one
+        for pair in made:
+            await pair.close()
+
+
+async def outputs(stream: OutputStream) -> list[Output]:
+    async with asyncio.timeout(WAIT_S):
+        return [output async for ready in stream for output in ready]
+
+
+async def test_outputs_reach_their_front_end(make: Callable[..., Pair]) -> None:
+    """Each completion's tokens come to the one that asked, in order, with its end."""
+    pair = make()
+    one, two = await pair.one.start(request("a", 5, n=2)), await pair.two.start(request("b", 3))
+    got = await outputs(one)
+    for index in (0, 1):
+        mine = [output for output in got if output.index == index]
+        assert sum(len(output.token_ids) for output in mine) == 5
+        assert [output.finish is not None for output in mine] == [False] * 4 + [True]
+    assert {output.request_id for output in got} == {"a"}
+    assert sum(len(output.token_ids) for output in await outputs(two)) == 3
+
+
+async def test_a_step_is_one_message_for_each_front_end(make: Callable[..., Pair]) -> None:
+    """What several streams of a front end gained in a step, they find together."""
+    gate = Gate(steps=1)
+    pair = make(gate)
+    streams = [await pair.one.start(request(str(i), 4)) for i in range(3)]
+    gate.open()
+    for stream in streams:
+        assert sum(len(output.token_ids) for output in await outputs(stream)) == 4
+    assert not pair.one._slots and not pair.one._running  # nothing is remembered of what ended
+
+
+async def test_refusals_come_back(make: Callable[..., Pair]) -> None:
+    """A full queue, a taken id and an engine that drains are raised where the request was made."""
+    gate = Gate()
+    pair = make(gate, max_batch_size=1, max_queue_requests=1)
+    running = await pair.one.start(request("a"))
+    await pair.until(lambda load: not load.waiting)
+    waiting = await pair.two.start(request("b"))
+    with pytest.raises(InvalidRequest):
+        await pair.two.start(request("a"))
+    with pytest.raises(QueueFull) as caught:
+        await pair.one.start(request("c"))
+    assert caught.value.retry_after_s == 1.0
+    pair.engine.drain()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await pair.one.start(request("c"))
+    gate.open()
+    assert len(await outputs(running)) == len(await outputs(waiting)) == 4
+    assert not pair.one._slots and not pair.two._slots
+
+
+async def test_leaving_before_the_answer_cancels(make: Callable[..., Pair]) -> None:
+    """A caller that leaves while its request is on its way does not leave it running."""
+    pair = make()
+    starting = asyncio.create_task(pair.one.start(request("a", 2000)))
+    await asyncio.sleep(0)  # it is sent, and no answer is read yet
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await pair.until(lambda load: load.requests_finished == 1)
+    again = await pair.one.start(request("a", 2))
+    assert len(await outputs(again)) == 2
+
+
+async def test_abort_counts_and_ends_requests_of_others(make: Callable[..., Pair]) -> None:
+    """Ids of another front end are found, unknown ones are not."""
+    gate = Gate(steps=1)
+    pair = make(gate)
+    stream = await pair.one.start(request("a", 2000))
+    assert await pair.two.abort(["a", "?"]) == 1
+    gate.open()
+    last = (await outputs(stream))[-1]
+    assert last.finish is not None and last.finish.reason is FinishReason.ABORTED
+    assert await pair.two.abort(None) == 0
+
+
+async def test_a_front_end_that_is_gone_leaves_nothing(make: Callable[..., Pair]) -> None:
+    """Its requests are cancelled, its ids are free, and what it still says is not heard."""
+    gate = Gate(steps=1)
+    pair = make(gate)
+    await pair.one.start(request("a", 2000))
+    kept = await pair.two.start(request("b", 6))
+    pair.exchange.forget(1)
+    gate.open()
+    await pair.until(lambda load: load.requests_finished >= 1 and load.running <= 1)
+    assert len(await outputs(kept)) == 6
+    assert len(await outputs(await pair.two.start(request("a", 2)))) == 2
+    unheard = asyncio.create_task(pair.one.load())
+    await pair.two.load()
+    assert not unheard.done()
+    unheard.cancel()
+
+
+async def test_an_engine_that_is_gone_ends_everything(make: Callable[..., Pair]) -> None:
+    """Streams, questions and new requests all end with the error."""
+    gate = Gate()
+    pair = make(gate)
+    stream = await pair.one.start(request("a"))
+    question = asyncio.create_task(pair.one.load())
+    await asyncio.sleep(0)
+    pair.one.fail(Unavailable("gone"))
+    for work in (outputs(stream), question, pair.one.start(request("b")), pair.one.abort(None)):
+        with pytest.raises(Unavailable, match="gone"):
+            await work
+    gate.open()
+
+
+async def test_the_last_message_comes_last(make: Callable[..., Pair]) -> None:
+    """Whoever has seen the end has seen every output before it."""
+    gate = Gate(steps=3)
+    pair = make(gate)
+    stream = await pair.one.start(request("a", 2000))
+    stopping = asyncio.create_task(asyncio.to_thread(pair.engine.stop))
+    await pair.until(lambda load: load.draining)
+    gate.open()
+    await stopping
+    pair.exchange.finish()
+    async with asyncio.timeout(WAIT_S):
+        await pair.one.ended.wait()
+    last = (await outputs(stream))[-1]
+    assert last.finish is not None and last.finish.reason is FinishReason.ABORTED

@@ -1,0 +1,188 @@
+"""The GPU's runner beside `generate()`: on a GPU where there is one, else by Triton's interpreter."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from functools import cache
+
+import pytest
+import torch
+
+from triton_interpreter import DEVICE  # before triton
+
+pytest.importorskip("triton")
+from paceline.server.config import EngineConfig, Mode, ModelConfig
+from paceline.server.pages import PagePool
+from paceline.server.request import (
+    FinishReason,
+    ModelInfo,
+    Output,
+    Request,
+    SamplingParams,
+    StoppingParams,
+)
+from paceline.server.runner.loading import LoadedModel
+from paceline.server.runner.paged_runner import PagedRunner
+from paceline.server.scheduler import Scheduler
+from paceline.server.step import Step
+from tiny_models import EOS, FAMILIES, MAX_POSITIONS, greedy_reference, tiny_model
+
+# The interpreter takes its time: one plain family, one with windows and soft-caps, one that is no Llama.
+FAMILIES_HERE = FAMILIES if DEVICE.type == "cuda" else ("llama", "gemma2", "gpt2")
+GREEDY = SamplingParams(temperature=0.0)
+NUM_PAGES = 14  # too few for all rows: preemption happens
+
+
+def loaded(family: str) -> LoadedModel:
+    """A tiny model of its own for each test: a runner takes it apart."""
+    torch.set_num_threads(1)
+    config, model = tiny_model(family)
+    torch.nn.Module.to(model, DEVICE)
+    info = ModelInfo(
+        name=family,
+        architecture=family,
+        num_parameters=0,
+        dtype="float32",
+        device=str(DEVICE),
+        vocab_size=config.vocab_size,
+        max_context_tokens=MAX_POSITIONS,
+        eos_token_ids=(EOS,),
+        num_layers=3,
+        hidden_size=48,
+    )
+    return LoadedModel(model, config, None, info, model.device, model.dtype, 1)  # type: ignore[arg-type]
+
+
+class Drive:
+    """Scheduler and runner, one step launched ahead."""
+
+    def __init__(
+        self,
+        family: str,
+        mode: Mode = Mode.CONTINUOUS,
+        *,
+        engine: dict[str, object] | None = None,
+        poison: int | None = None,
+        **settings: object,
+    ) -> None:
+        bounds: dict[str, object] = {"max_batch_size": 4, "max_step_tokens": 24, "page_size": 4}
+        config = EngineConfig.model_validate(
+            {"mode": mode, "max_wait_ms": 0} | bounds | (engine or {})
+        )
+        model = ModelConfig.model_validate({"kv_cache_mib": 1, "compile": "off", **settings})
+        ready = loaded(family)
+        if poison is not None:
+            ready.model.get_parameter("model.embed_tokens.weight")[poison] = float("nan")
+        self.runner = PagedRunner(ready, config, model)
+        assert self.runner.num_pages >= NUM_PAGES
+        self.pages = PagePool(NUM_PAGES, config.page_size)
+        self.scheduler = Scheduler(config, self.pages, MAX_POSITIONS, self.runner.buckets)
+        self.tokens: defaultdict[str, list[int]] = defaultdict(list)
+        self.outputs: defaultdict[str, list[Output]] = defaultdict(list)
+        self._in_flight: tuple[Step, object] | None = None
+
+    def step(self) -> None:
+        step = self.scheduler.plan(0.0)
+        launched = None if step is None else (step, self.runner.launch(step))
+        self.land()
+        self._in_flight = launched
+
+    def land(self) -> None:
+        if self._in_flight is not None:
+            step, handle = self._in_flight
+            for output in self.scheduler.apply(step, self.runner.collect(handle), 0.0):
+                self.tokens[output.request_id] += output.token_ids
+                self.outputs[output.request_id].append(output)
+        self._in_flight = None
+
+    def finish(self) -> None:
+        while not self.scheduler.idle:
+            self.step()
+        self.land()
+
+
+def work() -> list[tuple[list[int], int]]:
+    """Prompts of 1 to 25 tokens, two with a common beginning, outputs of 9 to 14 tokens."""
+    rng = random.Random(11)
+    prompts = [[rng.randrange(256) for _ in range(n)] for n in (1, 25, 9, 17)]
+    prompts += [[*prompts[1][:21], 3, 4]]
+    return [(prompt, rng.randint(9, 14)) for prompt in prompts]
+
+
+@cache
+def references(family: str) -> list[list[int]]:
+    torch.set_num_threads(1)
+    _, model = tiny_model(family)
+    return [greedy_reference(model, prompt, length) for prompt, length in work()]
+
+
+@pytest.mark.parametrize("family", FAMILIES_HERE)
+def test_tokens_equal_generate(family: str) -> None:
+    """Pages, chunks, preemption, prefixes and a step in flight change nobody's tokens."""
+    drive = Drive(family)
+    for i, (prompt, length) in enumerate(work()):
+        drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, StoppingParams(length), 0.0))
+        drive.step()
+    drive.finish()
+    assert [drive.tokens[str(i)] for i in range(len(work()))] == references(family)
+    assert drive.pages.num_used == 0
+    load = drive.scheduler.load(0.0)
+    assert load.cached_tokens > 0 and load.preemptions > 0
+
+
+@pytest.mark.parametrize("mode", [Mode.SEQUENTIAL, Mode.STATIC, Mode.DYNAMIC])
+def test_every_mode(mode: Mode) -> None:
+    """The rectangles of the other modes, padding and all, go through the same line of tokens."""
+    drive = Drive("llama", mode)
+    for i, (prompt, length) in enumerate(work()):
+        drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, StoppingParams(length), 0.0))
+    drive.finish()
+    assert [drive.tokens[str(i)] for i in range(len(work()))] == references("llama")
+
+
+def test_transformers_own_layers_say_the_same() -> None:
+    """Without the fused layers, the model's own code runs on the same kernels."""
+    drive = Drive("llama", fused_layers=False)
+    for i, (prompt, length) in enumerate(work()):
+        drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, StoppingParams(length), 0.0))
+    drive.finish()
+    assert [drive.tokens[str(i)] for i in range(len(work()))] == references("llama")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, in the interpreter, speaks of each NaN
+def test_a_row_of_not_a_number_harms_nobody() -> None:
+    """A request with a NaN embedding fails; who shares its prefix or gets its pages does not."""
+    poison, prefix = 255, list(range(40, 52))
+    prompts = [[*prefix, 1], [*prefix, 2, 3]]
+    _, plain = tiny_model("llama")
+    expected = [greedy_reference(plain, prompt, 6) for prompt in prompts]
+    assert all(poison not in tokens for tokens in expected)
+    drive = Drive("llama", poison=poison)
+    for id, prompt in (("0", prompts[0]), ("bad", [*prefix, poison, 2]), ("1", prompts[1])):
+        drive.scheduler.add(Request(id, tuple(prompt), GREEDY, StoppingParams(6), 0.0))
+        drive.step()
+    drive.finish()
+    end = drive.outputs["bad"][-1].finish
+    assert end is not None and end.reason is FinishReason.ERROR
+    assert [drive.tokens["0"], drive.tokens["1"]] == expected
+
+
+def test_deterministic_among_neighbours() -> None:
+    """Tokens and log-probabilities are the same to the last bit alone and in a crowd."""
+    target = Request("t", tuple(range(9, 30)), GREEDY, StoppingParams(8), 0.0, logprobs=2)
+    seen = []
+    for neighbours in (0, 3):
+        drive = Drive("llama", engine={"deterministic": True, "prefill_chunk": 8})
+        rng = random.Random(neighbours)
+        for i in range(neighbours):
+            prompt = tuple(rng.randrange(256) for _ in range(rng.randint(1, 20)))
+            sampling = SamplingParams(temperature=0.9, seed=i)
+            drive.scheduler.add(Request(f"n{i}", prompt, sampling, StoppingParams(6), 0.0))
+            drive.step()
+        drive.scheduler.add(target)
+        drive.finish()
+        outputs = drive.outputs["t"]
+        seen.append([(output.token_ids, output.logprobs) for output in outputs])
+    assert len(seen[0]) == 8
+    assert seen[0] == seen[1]

@@ -1,0 +1,501 @@
+"""`paceline serve` as an engine and front ends in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import grpc
+import psutil
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from mock_serving import generation
+from paceline.v1 import generation_pb2 as pb
+from paceline.v1 import generation_pb2_grpc as rpc
+
+PROGRAM = Path(__file__).parents[1] / "mock_serving.py"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+WAIT_S = 60.0  # every process imports libraries for seconds, on a machine that may be busy
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(sys.platform != "linux", reason="ports are shared on Linux alone"),
+]
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """The first true value of the condition."""
+    end = time.monotonic() + WAIT_S
+    while not (value := condition()):
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+    return value
+
+
+class Frontend:
+    """A channel whose connection one front end has; `pid` is its process."""
+
+    def __init__(self, port: int, pid: int, channel: grpc.Channel) -> None:
+        self.port = port
+        self.pid = pid
+        self.channel = channel
+        self.stub: Any = rpc.GenerationServiceStub(channel)
+        self.health: Any = health_pb2_grpc.HealthStub(channel)
+
+    def check(self) -> int:
+        status: int = self.health.Check(health_pb2.HealthCheckRequest(), timeout=WAIT_S).status
+        return status
+
+    def until_serving(self) -> None:
+        until(lambda: self.check() == SERVING)
+
+    def stream(self, max_tokens: int, **fields: Any) -> Any:
+        """A stream whose request is in the engine and has a token."""
+        request = pb.GenerateStreamRequest(generation=generation(max_tokens=max_tokens, **fields))
+        call = self.stub.GenerateStream(request, timeout=WAIT_S)
+        next(call)
+        next(call)
+        return call
+
+    def generate(self, max_tokens: int = 8, **fields: Any) -> pb.GenerationResult:
+        request = pb.GenerateRequest(generation=generation(max_tokens=max_tokens, **fields))
+        result: pb.GenerationResult = self.stub.Generate(request, timeout=WAIT_S).result
+        return result
+
+    def load(self) -> pb.GetLoadResponse:
+        load: pb.GetLoadResponse = self.stub.GetLoad(pb.GetLoadRequest(), timeout=WAIT_S)
+        return load
+
+    def until_idle(self) -> None:
+        until(lambda: not ((load := self.load()).running or load.waiting or load.pages_used))
+
+
+class Server:
+    """A server of processes that is ready."""
+
+    def __init__(self, *flags: str, program: Path = PROGRAM, step_s: float = 0.005) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(program), "--port", "0", "--metrics-port", "0", *flags],
+            env=os.environ | {"STEP_S": str(step_s)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.channels: list[grpc.Channel] = []
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self.banner = self.process.stdout.readline()
+        found = re.search(
+            r" on 127\.0\.0\.1:(\d+) .*status http://127\.0\.0\.1:(\d+)/", self.banner
+        )
+        if found is None:
+            raise AssertionError(self.finish()[1])
+        self.port, self.metrics_port = int(found[1]), int(found[2])
+
+    def children(self, module: str) -> list[psutil.Process]:
+        """The processes that run this module of the server."""
+        name = f"paceline.server.processes.{module}"
+        found = psutil.Process(self.process.pid).children()
+        return [child for child in found if name in child.cmdline()]
+
+    @property
+    def engine(self) -> psutil.Process:
+        (engine,) = self.children("engine")
+        return engine
+
+    def connect_each(self) -> list[Frontend]:
+        """One connection to each front end."""
+        wanted = {child.pid for child in self.children("frontend")}
+        found: dict[int, Frontend] = {}
+        end = time.monotonic() + WAIT_S
+        while found.keys() != wanted:
+            assert time.monotonic() < end
+            known = self._server_sides()
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", options)
+            self.channels.append(channel)
+            grpc.channel_ready_future(channel).result(WAIT_S)
+            pid = self._owner_of_new(known)
+            found.setdefault(pid, Frontend(self.port, pid, channel))
+        return list(found.values())
+
+    def _owner_of_new(self, known: set[tuple[int, int]]) -> int:
+        """The front end with a connection that is not known yet."""
+        ((pid, _),) = until(lambda: self._server_sides() - known)
+        found: int = pid
+        return found
+
+    def _server_sides(self) -> set[tuple[int, int]]:
+        """Front ends' connections: process id and the client's port."""
+        return {
+            (child.pid, connection.raddr.port)
+            for child in self.children("frontend")
+            for connection in child.net_connections("tcp")
+            if connection.laddr.port == self.port and connection.raddr
+        }
+
+    def get(self, path: str) -> str:
+        with urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=WAIT_S) as response:
+            body: bytes = response.read()
+        return body.decode()
+
+    def metric(self, sample: str) -> float:
+        """The value of one line of /metrics; 0 while it is not there."""
+        lines = self.get("/metrics").splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(sample + " ")), 0)
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and standard error, when the process and all its children have ended."""
+        _, errors = self.process.communicate(timeout=WAIT_S)
+        return self.process.returncode, errors
+
+    def close(self) -> None:
+        for channel in self.channels:
+            channel.close()
+        children = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children()
+        if self.process.poll() is None:
+            self.process.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
+    """A server with two front ends that no test harms."""
+    server = Server("--frontends", "2")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Server]]:
+    """Starts servers that do not outlive the test."""
+    running: list[Server] = []
+
+    def start_one(*flags: str, **options: Any) -> Server:
+        server = Server("--frontends", "2", *flags, **options)
+        running.append(server)
+        return server
+
+    yield start_one
+    for server in running:
+        server.close()
+
+
+def text_of(call: Any) -> tuple[str, Any]:
+    """What is left of a stream: its text and its last message."""
+    messages = list(call)
+    return "".join(message.text for message in messages), messages[-1]
+
+
+def status_of(call: Callable[[], Any]) -> Any:
+    """The error that the call ends with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value
+
+
+class TestServing:
+    def test_every_front_end_answers_alike(self, shared: Server) -> None:
+        """The same request gives the same completion through either, whole, streamed and several at once."""
+        one, two = shared.connect_each()
+        assert one.pid != two.pid
+        first = one.generate(12)
+        assert first.usage.completion_tokens == 12
+        assert two.generate(12).completions[0].text == first.completions[0].text
+        request = pb.GenerateStreamRequest(generation=generation(max_tokens=12))
+        text, last = text_of(two.stub.GenerateStream(request, timeout=WAIT_S))
+        assert text == first.completions[0].text
+        assert last.summary.usage.completion_tokens == 12
+        several = one.generate(
+            6, sampling=pb.Sampling(n=3), response=pb.ResponseOptions(logprobs=2)
+        )
+        assert [c.num_tokens for c in several.completions] == [6, 6, 6]
+        assert [len(entry.top) for entry in several.completions[2].logprobs] == [2] * 6
+
+    def test_stop_strings_end_the_request_in_the_engine(self, shared: Server) -> None:
+        """A match in a front end's text cancels what the engine still computes."""
+        (one, _) = shared.connect_each()
+        whole = one.generate(40).completions[0].text
+        stop = next(c for c in whole[10:] if c.isalnum())
+        stopping = pb.Stopping(max_tokens=7000, stop=[stop])
+        request = pb.GenerateRequest(generation=pb.Generation(text="one two", stopping=stopping))
+        result = one.stub.Generate(request, timeout=WAIT_S).result
+        assert result.completions[0].finish.reason == pb.FINISH_REASON_STOP_SEQUENCE
+        assert result.completions[0].text == whole[: whole.index(stop)]
+        one.until_idle()
+
+    def test_questions_about_the_server(self, shared: Server) -> None:
+        """Health, reflection, model, server and load are the same at every front end."""
+        answers = []
+        for frontend in shared.connect_each():
+            assert frontend.check() == SERVING
+            stub = reflection_pb2_grpc.ServerReflectionStub(frontend.channel)
+            question = reflection_pb2.ServerReflectionRequest(list_services="")
+            (listed,) = stub.ServerReflectionInfo(iter([question]), timeout=WAIT_S)
+            names = {service.name for service in listed.list_services_response.service}
+            model = frontend.stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=WAIT_S)
+            info = frontend.stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=WAIT_S)
+            info.ClearField("uptime_s")
+            answers.append((names, model, info, frontend.load().pages_total))
+        assert answers[0] == answers[1]
+        assert "paceline.v1.GenerationService" in answers[0][0]
+        assert answers[0][3] == 511
+
+    def test_ids_are_unique_across_front_ends(self, shared: Server) -> None:
+        """An id in flight at one front end is refused at the other, and free again when it has ended."""
+        one, two = shared.connect_each()
+        call = one.stream(7000, request_id="mine")
+        error = status_of(lambda: two.generate(request_id="mine"))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "request_id" in error.details()
+        call.cancel()
+        two.until_idle()
+        assert two.generate(request_id="mine").request_id == "mine"
+
+    @pytest.mark.parametrize("everything", [False, True])
+    def test_abort_reaches_other_front_ends(self, shared: Server, everything: bool) -> None:
+        """A request is aborted by its id, or with all, at another front end than its own."""
+        one, two = shared.connect_each()
+        call = one.stream(7000, request_id="far")
+        request = pb.AbortRequest(all=everything, request_ids=[] if everything else ["far", "?"])
+        assert two.stub.Abort(request, timeout=WAIT_S).aborted == 1
+        _, last = text_of(call)
+        assert last.finish.reason == pb.FINISH_REASON_ABORTED
+
+    def test_a_client_that_leaves_frees_its_pages(self, shared: Server) -> None:
+        """Cancelling the call ends the request in the engine."""
+        one, two = shared.connect_each()
+        call = one.stream(7000)
+        assert two.load().running == 1
+        call.cancel()
+        two.until_idle()
+
+    def test_metrics_add_up(self, start: Callable[..., Server]) -> None:
+        """One page counts what all front ends did, and the status page shows the engine."""
+        server = start()
+        for times, frontend in enumerate(server.connect_each(), start=1):
+            for _ in range(times):
+                frontend.generate(5)
+            status_of(functools.partial(frontend.generate, 0))
+        until(lambda: server.metric('paceline_requests_total{status="INVALID_ARGUMENT"}') == 2)
+        until(lambda: server.metric('paceline_requests_total{status="OK"}') == 3)
+        assert server.metric("paceline_request_generation_tokens_sum") == 15
+        assert server.metric("paceline_time_to_first_token_seconds_count") == 3
+        until(lambda: server.metric("paceline_generation_tokens_total") == 15)
+        assert server.metric("paceline_engine_healthy") == 1
+        status = json.loads(server.get("/status.json"))
+        assert (status["health"], status["model"]["name"]) == ("serving", "mock")
+        assert status["load"]["output_tokens"] == 15
+
+    def test_a_full_queue_refuses_with_a_delay(self, start: Callable[..., Server]) -> None:
+        """The engine's refusal comes back through the front end, with the time to come again."""
+        server = start("--max-queue-requests", "1", "--max-batch-size", "1")
+        one, two = server.connect_each()
+        running = one.stream(7000)
+        waiting = one.stub.Generate.future(pb.GenerateRequest(generation=generation()))
+        until(lambda: two.load().waiting == 1)
+        error = status_of(two.generate)
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        (detail,) = rpc_status.from_call(error).details
+        retry = error_details_pb2.RetryInfo()
+        assert detail.Unpack(retry)
+        assert retry.retry_delay.seconds == 1
+        running.cancel()
+        assert waiting.result(WAIT_S).result.usage.completion_tokens == 8
+
+    def test_no_torch_outside_the_engine(self, shared: Server) -> None:
+        """Neither a front end nor the supervisor has torch's libraries in its memory; a front end has gRPC's."""
+        shared.connect_each()[0].generate(text="tokenised")
+        supervisor = psutil.Process(shared.process.pid)
+        frontends = shared.children("frontend")
+        for process in (supervisor, *frontends):
+            assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        for process in frontends:
+            assert "cygrpc" in Path(f"/proc/{process.pid}/maps").read_text()
+
+    def test_a_second_server_on_the_port_fails(self, shared: Server) -> None:
+        """Sharing is for the processes of one server: another one gets the usual line."""
+        command = [sys.executable, str(PROGRAM), "--port", str(shared.port), "--frontends", "1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert done.returncode != 0
+        assert f"127.0.0.1:{shared.port}: address already in use" in done.stderr
+
+
+class TestDeaths:
+    def test_a_dead_front_end_is_replaced(self, start: Callable[..., Server]) -> None:
+        """Its requests are cancelled, the others go on, and another one takes its place."""
+        server = start()
+        one, two = server.connect_each()
+        lost, kept = one.stream(7000), two.stream(2000)
+        os.kill(one.pid, signal.SIGKILL)
+        assert status_of(lambda: list(lost)).code() == grpc.StatusCode.UNAVAILABLE
+        until(lambda: two.load().running == 1)
+        _, last = text_of(kept)
+        assert last.summary.usage.completion_tokens == 2000
+        until(lambda: len(server.children("frontend")) == 2)
+        pids = {child.pid for child in server.children("frontend")}
+        assert one.pid not in pids
+        for frontend in server.connect_each():
+            frontend.until_serving()
+            assert frontend.generate().usage.completion_tokens == 8
+        two.until_idle()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.finish()[0] == 0
+
+    def test_a_dead_engine_ends_the_server(self, start: Callable[..., Server]) -> None:
+        """Health says NOT_SERVING, running calls end with UNAVAILABLE, and the exit code is 1."""
+        server = start()
+        one, two = server.connect_each()
+        call = one.stream(7000)
+        watch = two.health.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
+        assert next(watch).status == SERVING
+        server.engine.kill()
+        assert next(watch).status == NOT_SERVING
+        error = status_of(lambda: list(call))
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert "grpc-retry-pushback-ms" in dict(error.trailing_metadata())
+        code, errors = server.finish()
+        assert code == 1
+        assert "the engine died" in errors
+        assert "Traceback" not in errors
+
+    def test_no_orphan_survives_the_supervisor(self, start: Callable[..., Server]) -> None:
+        """Killed outright, it takes its children along."""
+        server = start()
+        children = psutil.Process(server.process.pid).children()
+        assert len(children) == 3
+        server.process.kill()
+        _, alive = psutil.wait_procs(children, timeout=WAIT_S)
+        assert alive == []
+
+
+class TestLeaving:
+    def test_a_drain_under_load_loses_nothing(self, start: Callable[..., Server]) -> None:
+        """SIGTERM: every stream that runs gets all of its tokens; new requests are refused; exit code 0."""
+        server = start()
+        frontends = server.connect_each()
+        calls = [frontends[i % 2].stream(400) for i in range(16)]
+        results: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda c: results.append(text_of(c)[1]), args=(call,))
+            for call in calls
+        ]
+        for thread in threads:
+            thread.start()
+        server.process.send_signal(signal.SIGTERM)
+        error = None
+        while error is None:
+            try:
+                frontends[0].generate(1)
+            except grpc.RpcError as caught:
+                error = caught
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert [last.summary.usage.completion_tokens for last in results] == [400] * 16
+        code, errors = server.finish()
+        assert code == 0, errors
+        assert "Traceback" not in errors
+
+    def test_a_second_signal_cuts_short(self, start: Callable[..., Server]) -> None:
+        """What runs ends with ABORTED and its tokens so far; the exit code says so."""
+        server = start("--drain-timeout-s", "600")
+        one, two = server.connect_each()
+        call = one.stream(7000)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: two.check() == NOT_SERVING)
+        server.process.send_signal(signal.SIGTERM)
+        _, last = text_of(call)
+        assert last.finish.reason == pb.FINISH_REASON_ABORTED
+        assert 0 < last.summary.usage.completion_tokens < 7000
+        code, errors = server.finish()
+        assert code == 1
+        assert "Traceback" not in errors
+
+    def test_a_signal_while_loading_ends_at_once(self) -> None:
+        """Nobody has to wait for a model that is not wanted any more, and no process stays behind."""
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), *("--port", "0", "--metrics-port", "none")],
+            env=os.environ | {"LOAD_S": "600", "PACELINE_FRONTENDS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stderr is not None
+            assert "loading the model" in process.stderr.readline()
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == 0
+        assert output == ""
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line() -> None:
+    """The engine's reason reaches the operator through the supervisor; exit code 2."""
+    code = "import sys; from paceline.server.cli import main_serve; sys.exit(main_serve())"
+    flags = ["--port", "0", "--metrics-port", "none", "--frontends", "1", "--model", "/nowhere/"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags, "--log-level", "error"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "paceline serve: no such model folder or file: '/nowhere/'\n"
+
+
+def test_the_embedded_model_through_a_front_end() -> None:
+    """The real model answers the same prompt with the same text, twice, through a front end."""
+    code = "import sys; from paceline.server.cli import main_serve; sys.exit(main_serve())"
+    flags = ["--port", "0", "--metrics-port", "none", "--frontends", "1", "--num-threads", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        found = re.search(r" on (\S+:\d+) ", server.stdout.readline())
+        if found is None:
+            _, errors = server.communicate()
+            if "cannot fetch the embedded model" in errors:
+                pytest.skip(f"no embedded model: {errors.strip()}")
+            raise AssertionError(errors)
+        with grpc.insecure_channel(found[1]) as channel:
+            stub: Any = rpc.GenerationServiceStub(channel)
+            message = generation("The capital of France is", 6)
+            message.sampling.temperature = 0
+            request = pb.GenerateRequest(generation=message)
+            texts = {
+                stub.Generate(request, timeout=WAIT_S).result.completions[0].text for _ in range(2)
+            }
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=WAIT_S)
+    assert server.returncode == 0, errors
+    assert len(texts) == 1
+    assert "Paris" in texts.pop()

@@ -1,0 +1,309 @@
+"""The GPU's linear layers, run by Triton's interpreter against eager code in transformers' style."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import triton_interpreter  # noqa: F401 - before all that may import Triton  # isort: skip
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+pytest.importorskip("triton")
+
+from paceline.server.runner import triton_linear
+from paceline.server.runner.linear_configs import (
+    CONFIGS,
+    TORCH,
+    Config,
+    Layer,
+    block_m,
+    candidates,
+    pick,
+    row_bucket,
+)
+
+# The sigmoid of a very negative number divides by infinity, as meant; NumPy would warn of it.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
+
+EPS = 1e-5
+# All ways through the kernel: K in one block, a loop, a tail behind either, shares of K, no tensor cores.
+WAYS = {
+    "dot": Config("dot", 16, 32, num_stages=2),
+    "dot, whole": Config("dot", 16, 512),
+    "dot, split": Config("dot", 32, 16, split_k=3),
+    "dot, norm before": Config("dot", 16, 32, fuse_norm=False),
+    "vec": Config("vec", 8, 32),
+    "vec, whole": Config("vec", 16, 512),
+    "vec, split": Config("vec", 8, 16, split_k=2),
+    "torch": TORCH,
+}
+SHAPES = [(1, 16, 128), (3, 21, 77), (18, 5, 7)]
+ONE_ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+every_way = pytest.mark.parametrize("config", WAYS.values(), ids=WAYS.keys())
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+def tensors(dtype: torch.dtype, *shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
+    chance = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=chance).to(dtype) for shape in shapes]
+
+
+def llama_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """LlamaRMSNorm.forward."""
+    h = x.float()
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + EPS)
+    return weight * h.to(x.dtype)
+
+
+def gemma_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """Gemma3RMSNorm.forward."""
+    h = x.float()
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + EPS)
+    return (h * (1.0 + weight.float())).type_as(x)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer that sums in float32 and rounds once."""
+    out = x.float() @ weight.float().T
+    return (out if bias is None else out + bias.float()).to(x.dtype)
+
+
+def check(got: Tensor, expected: Tensor) -> None:
+    """Equal but for the order of sums and one rounding that falls the other way for it."""
+    assert got.dtype == expected.dtype
+    tolerance = ONE_ROUNDING[expected.dtype]
+    torch.testing.assert_close(
+        got.float(), expected.float(), rtol=tolerance, atol=tolerance * scale_of(expected)
+    )
+
+
+def scale_of(expected: Tensor) -> float:
+    return float(expected.float().abs().max()) or 1.0
+
+
+class TestAgainstEagerCode:
+    @every_way
+    @every_dtype
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_linear(self, config: Config, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+        """The product is eager code's for any M, N and K."""
+        m, n, k = shape
+        x, weight, bias = tensors(dtype, (m, k), (n, k), (n,))
+
+        check(triton_linear.linear(x, weight, config=config), product(x, weight))
+        check(triton_linear.linear(x, weight, bias, config=config), product(x, weight, bias))
+
+    @every_way
+    @every_dtype
+    def test_linear_residual(self, config: Config, dtype: torch.dtype) -> None:
+        """The residual is added to the rounded product."""
+        m, n, k = 3, 21, 77
+        x, weight, bias, residual = tensors(dtype, (m, k), (n, k), (n,), (m, n))
+
+        got = triton_linear.linear_residual(x, weight, bias, residual, config=config)
+
+        check(got, residual + product(x, weight, bias))
+
+    @every_way
+    @every_dtype
+    @pytest.mark.parametrize("offset", [0.0, 1.0])
+    def test_norm_linear(self, config: Config, dtype: torch.dtype, offset: float) -> None:
+        """Llama's norm and, with an offset, Gemma's come before the product."""
+        m, n, k = 3, 21, 77
+        x, norm, weight, bias = tensors(dtype, (m, k), (k,), (n, k), (n,))
+
+        got = triton_linear.norm_linear(
+            x, norm, EPS, weight, bias, norm_offset=offset, config=config
+        )
+
+        normed = gemma_norm(x, norm) if offset else llama_norm(x, norm)
+        check(got, product(normed, weight, bias))
+
+    @every_way
+    @every_dtype
+    @pytest.mark.parametrize("activation", ["silu_mul", "gelu_tanh_mul"])
+    def test_gated(
+        self, config: Config, dtype: torch.dtype, activation: triton_linear.Activation
+    ) -> None:
+        """Gate and up are rounded, then the activation, then their product."""
+        m, n, k = 3, 21, 77
+        x, norm, weight, bias = tensors(dtype, (m, k), (k,), (2 * n, k), (2 * n,))
+        config = dataclasses.replace(config, split_k=1)
+
+        got = triton_linear.norm_linear(
+            x, norm, EPS, weight, bias, activation=activation, config=config
+        )
+
+        gate, up = product(llama_norm(x, norm), weight, bias).chunk(2, dim=-1)
+        act = F.silu(gate) if activation == "silu_mul" else F.gelu(gate, approximate="tanh")
+        check(got, act * up)
+
+    @pytest.mark.parametrize("offset", [0.0, 1.0])
+    @every_dtype
+    def test_rms_norm(self, dtype: torch.dtype, offset: float) -> None:
+        """The norm alone rounds where the model's rounds: hardly a value differs."""
+        x, norm = tensors(dtype, (9, 577), (577,))
+
+        got = triton_linear.rms_norm(x, norm, EPS, norm_offset=offset)
+
+        expected = gemma_norm(x, norm) if offset else llama_norm(x, norm)
+        check(got, expected)
+        if dtype == torch.bfloat16:
+            assert (got != expected).float().mean() < 0.002
+
+    @pytest.mark.parametrize("activation", ["silu_mul", "gelu_tanh_mul"])
+    def test_activation_rounds_three_times(self, activation: triton_linear.Activation) -> None:
+        """The activation alone is eager code's in bfloat16: hardly a value differs."""
+        (gate_up,) = tensors(torch.bfloat16, (7, 2 * 1030))
+
+        got = triton_linear.gated(gate_up, activation)
+
+        gate, up = gate_up.chunk(2, dim=-1)
+        act = F.silu(gate) if activation == "silu_mul" else F.gelu(gate, approximate="tanh")
+        assert (got != act * up).float().mean() < 0.002
+
+    def test_float16(self) -> None:
+        """float16 works as well."""
+        x, norm, weight = tensors(torch.float16, (4, 80), (80,), (40, 80))
+
+        got = triton_linear.norm_linear(x, norm, EPS, weight, config=WAYS["dot"])
+
+        check(got, product(llama_norm(x, norm), weight))
+
+    @every_way
+    def test_zeros(self, config: Config) -> None:
+        """A row of zeros gives the bias, and no NaN from its norm."""
+        x = torch.zeros(2, 72, dtype=torch.bfloat16)
+        norm, weight, bias = tensors(torch.bfloat16, (72,), (24, 72), (24,))
+
+        got = triton_linear.norm_linear(x, norm, EPS, weight, bias, config=config)
+
+        assert torch.equal(got, bias.expand(2, -1))
+
+    @every_way
+    def test_large_values(self, config: Config) -> None:
+        """Squares of large activations are summed in float32."""
+        x, norm, weight = tensors(torch.bfloat16, (3, 96), (96,), (24, 96))
+        x *= 1e15
+
+        got = triton_linear.norm_linear(x, norm, EPS, weight, config=config)
+
+        check(got, product(llama_norm(x, norm), weight))
+
+    def test_rows_may_lie_apart(self) -> None:
+        """Rows of x may be part of a wider matrix."""
+        wide, weight = tensors(torch.bfloat16, (4, 200), (24, 96))
+
+        got = triton_linear.linear(wide[:, 40:136], weight, config=WAYS["dot"])
+
+        check(got, product(wide[:, 40:136], weight))
+
+    def test_no_rows(self) -> None:
+        """No rows give no rows."""
+        x, norm, weight = tensors(torch.bfloat16, (0, 96), (96,), (24, 96))
+
+        assert triton_linear.norm_linear(x, norm, EPS, weight).shape == (0, 24)
+
+
+class TestRows:
+    @pytest.mark.parametrize("way", [way for way in WAYS if way != "torch"])
+    @pytest.mark.parametrize("m", [7, 20])
+    def test_a_row_does_not_depend_on_its_mates(self, way: str, m: int) -> None:
+        """A row computed among others equals, bit for bit, the row among zeros and the row at another place."""
+        x, norm, weight, bias = tensors(torch.bfloat16, (m, 104), (104,), (24, 104), (24,))
+        args = (norm, EPS, weight, bias)
+        whole = triton_linear.norm_linear(x, *args, config=WAYS[way])
+
+        for row in (0, m // 2):
+            lone = torch.zeros_like(x)
+            lone[row] = x[row]
+            moved = x.roll(m - 1 - row, dims=0)
+            first = triton_linear.norm_linear(lone, *args, config=WAYS[way])
+            second = triton_linear.norm_linear(moved, *args, config=WAYS[way])
+            assert torch.equal(first[row], whole[row])
+            assert torch.equal(second[m - 1], whole[row])
+
+    @pytest.mark.parametrize("way", [way for way in WAYS if way != "torch"])
+    def test_a_bucket_computes_alike(self, way: str) -> None:
+        """The number of rows does not change a row while the tile has the same height."""
+        x, weight, residual = tensors(torch.bfloat16, (16, 104), (24, 104), (16, 24))
+        whole = triton_linear.linear_residual(x, weight, None, residual, config=WAYS[way])
+
+        for m in (1, 9):
+            got = triton_linear.linear_residual(x[:m], weight, None, residual[:m], config=WAYS[way])
+            assert torch.equal(got, whole[:m])
+
+    def test_shares_are_counted_anew(self) -> None:
+        """Call after call with shared tiles gives the same: the last program leaves zeros."""
+        x, weight = tensors(torch.bfloat16, (4, 200), (48, 200))
+
+        results = [triton_linear.linear(x, weight, config=WAYS["dot, split"]) for _ in range(3)]
+
+        assert all(torch.equal(result, results[0]) for result in results)
+
+
+class TestRefusals:
+    def test_shapes_that_do_not_fit(self) -> None:
+        """Nothing is read beyond a tensor's end."""
+        x, norm, weight = tensors(torch.bfloat16, (4, 96), (90,), (24, 96))
+
+        with pytest.raises(ValueError, match="90 weights for 96 columns"):
+            triton_linear.norm_linear(x, norm, EPS, weight, config=WAYS["dot"])
+        with pytest.raises(ValueError, match="do not fit"):
+            triton_linear.linear(x[:, :90], weight, config=WAYS["dot"])
+        with pytest.raises(ValueError, match="bias"):
+            triton_linear.linear(x, weight, norm, config=WAYS["dot"])
+        with pytest.raises(ValueError, match="residual"):
+            triton_linear.linear_residual(x, weight, None, x, config=WAYS["dot"])
+        with pytest.raises(ValueError, match="one dtype"):
+            triton_linear.linear(x, weight.float(), config=WAYS["dot"])
+
+    def test_gates_are_not_split(self) -> None:
+        """An activation is not linear, so shares of K cannot have it."""
+        x, norm, weight = tensors(torch.bfloat16, (4, 96), (96,), (48, 96))
+
+        with pytest.raises(ValueError, match="cannot be split"):
+            triton_linear.norm_linear(
+                x, norm, EPS, weight, activation="silu_mul", config=WAYS["dot, split"]
+            )
+
+    @pytest.mark.parametrize(
+        "wrong", [{"block_n": 24}, {"block_n": 8}, {"block_k": 8}, {"split_k": 0}, {"num_warps": 3}]
+    )
+    def test_impossible_configs(self, wrong: dict[str, int]) -> None:
+        """A config is checked when it is made."""
+        with pytest.raises(ValueError):
+            Config(**{"kind": "dot", **wrong})  # type: ignore[arg-type]
+
+
+class TestConfigs:
+    @pytest.mark.parametrize("m", [1, 2, 16, 17, 64, 200])
+    def test_rows_fit_their_tile(self, m: int) -> None:
+        """A bucket's tile holds all rows, in several tiles beyond 64."""
+        height = block_m(m, Config("dot"))
+
+        assert height in (16, 32, 64)
+        assert height >= min(m, 64)
+        assert row_bucket(m) <= height
+
+    @pytest.mark.parametrize("m", [1, 8, 32, 64])
+    @pytest.mark.parametrize("n", [576, 4096, 49152])
+    def test_there_is_always_a_guess(self, n: int, m: int) -> None:
+        """Each layer has some kernels and torch to choose from, each once and fit for the layer."""
+        for op in ("linear", "linear_residual", "norm_linear", "norm_gated"):
+            layer = Layer(op, n, 576)
+            found = candidates(layer, m)
+            assert 2 <= len(found) <= 8
+            assert len(set(found)) == len(found)
+            assert found[-1] == TORCH
+            assert pick(layer, m).kind in ("vec", "dot", "torch")
+            assert op != "norm_gated" or all(config.split_k == 1 for config in found)
+
+    def test_the_table_is_whole(self) -> None:
+        """Small and large layers are covered in every bucket."""
+        assert set(CONFIGS) == {
+            (small, bucket) for small in (True, False) for bucket in (1, 16, 32, 64)
+        }
