@@ -150,7 +150,9 @@ def test_transformers_own_layers_say_the_same() -> None:
     assert [drive.tokens[str(i)] for i in range(len(work()))] == references("llama")
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, in the interpreter, speaks of each NaN
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # numpy, in the interpreter, speaks of each NaN
 def test_a_row_of_not_a_number_harms_nobody() -> None:
     """A request with a NaN embedding fails; who shares its prefix or gets its pages does not."""
     poison, prefix = 255, list(range(40, 52))

@@ -31,6 +31,7 @@ class FusedAttention(nn.Module):
 
     Attributes:
         layer_idx: the place of the layer, as transformers numbers them.
+        arguments: what the family passes to the attention function.
         qkv_proj: gives queries, keys and values of a token one after the other.
     """
 
@@ -47,7 +48,7 @@ class FusedAttention(nn.Module):
         self.o_proj = source.o_proj
         self.q_norm = getattr(source, "q_norm", None)
         self.k_norm = getattr(source, "k_norm", None)
-        self._arguments = _interface_arguments(source)
+        self.arguments = _interface_arguments(source)
         family = sys.modules[type(attention).__module__]
         self._rotate: Callable[..., tuple[Tensor, Tensor]] = family.apply_rotary_pos_emb
         self._eager: Callable[..., Any] = family.eager_attention_forward
@@ -75,7 +76,7 @@ class FusedAttention(nn.Module):
             self.config._attn_implementation, self._eager
         )
         out, weights = attend(
-            self, query, key, value, attention_mask, dropout=0.0, **self._arguments, **kwargs
+            self, query, key, value, attention_mask, dropout=0.0, **self.arguments, **kwargs
         )
         return self.o_proj(out.reshape(batch, tokens, -1).contiguous()), weights
 

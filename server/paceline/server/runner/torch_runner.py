@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..config import EngineConfig, ModelConfig
-from ..errors import SetupError
 from ..pages import PADDING_PAGE
 from ..rectangles import Buckets
 from ..request import Request, SamplingParams, StoppingParams
@@ -17,6 +16,7 @@ from ..sequence import Sequence
 from ..step import Rectangle, Row, Sampled, Step
 from .fuse import fuse_projections
 from .kv_cache import KVCache, KVShape
+from .lean import use_lean_layers
 from .linear import pack_linear_layers
 from .loading import LoadedModel
 from .memory import pages_that_fit
@@ -58,7 +58,9 @@ class TorchRunner:
         self._device = torch.device(loaded.info.device)
         self._engine = engine
         fuse_projections(self._model)
-        _prepare_linear_layers(self._model, self._device, config.quantization)
+        if self._device.type == "cpu":
+            use_lean_layers(self._model)
+            prepare_linear_layers(self._model, config.quantization)
         self.buckets = CPU_BUCKETS if self._device.type == "cpu" else GPU_BUCKETS
         shape = KVShape.of(loaded.model, engine.page_size)
         wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
@@ -119,13 +121,12 @@ class TorchRunner:
         self.collect(self.launch(Step((rectangle,), rectangle.area)))
 
 
-def _prepare_linear_layers(model: nn.Module, device: torch.device, quantization: str) -> None:
-    if quantization != "none":
-        if device.type != "cpu":
-            raise SetupError(f"--quantization {quantization} is not there on {device.type}")
-        quantize_linear_layers(model, quantization)
-    elif device.type == "cpu":
+def prepare_linear_layers(model: nn.Module, quantization: str) -> None:
+    """Packs or quantises for the CPU. SetupError where there is no such quantisation."""
+    if quantization == "none":
         pack_linear_layers(model)
+    else:
+        quantize_linear_layers(model, quantization)
 
 
 def _sample_row(row: Row) -> SampleRow:
