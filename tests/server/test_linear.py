@@ -30,26 +30,27 @@ def pair(dtype: torch.dtype) -> Pair:
     return model.to(dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 5, 64])
-def test_packed_layers_compute_the_same(rows: int) -> None:
-    """Weights, transposed weights and biases all arrive; the error is that of bfloat16."""
+def test_packed_layers_compute_the_same(rows: int, dtype: torch.dtype) -> None:
+    """Weights, transposed weights and biases all arrive; the error is that of the format."""
     x = torch.randn(1, rows, 48, generator=torch.Generator().manual_seed(rows))
     expected = pair(torch.float32)(x)
-    model = pair(torch.bfloat16)
+    model = pair(dtype)
     if pack_linear_layers(model) == 0:
-        pytest.skip("this torch build or processor has no oneDNN kernels for bfloat16")
+        pytest.skip(f"this torch build or processor has no oneDNN kernels for {dtype}")
 
-    got = model(x.bfloat16())
+    got = model(x.to(dtype))
 
     assert isinstance(model.plain, PackedLinear)
     assert isinstance(model.transposed, PackedLinear)
     error = (got.float() - expected).norm() / expected.norm()
-    assert error < 0.02
+    assert error < (1e-5 if dtype is torch.float32 else 0.02)
 
 
-def test_float32_layers_stay() -> None:
-    """Only bfloat16 gains from packing."""
-    model = pair(torch.float32)
+def test_other_formats_stay() -> None:
+    """What oneDNN does not take is left alone."""
+    model = pair(torch.float64)
 
     assert pack_linear_layers(model) == 0
     assert isinstance(model.plain, nn.Linear)

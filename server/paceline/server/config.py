@@ -104,6 +104,12 @@ class ModelConfig(BaseModel):
     )
     cuda_graphs: bool = Field(True, description="capture each shape of a step as a CUDA graph")
 
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _none_is_a_choice(cls, value: object) -> object:
+        """The word that switches other settings off is a value here."""
+        return "none" if value is None else value
+
 
 class ServeConfig(EngineConfig, ModelConfig):
     """Everything `paceline serve` takes."""

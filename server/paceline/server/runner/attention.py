@@ -57,12 +57,12 @@ def paged_attention(
         keys, values = cache.gather(layer, rectangle.gather, rectangle.height)
         queries = query[0, :, rectangle.start : rectangle.end]
         mask = rectangle.mask(sliding_window)
-        outputs.append(_attend(queries, keys, values, mask, rectangle, scale, softcap))
+        outputs.append(attend_rectangle(queries, keys, values, mask, rectangle, scale, softcap))
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return joined[None], None
 
 
-def _attend(
+def attend_rectangle(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -84,14 +84,14 @@ def _attend(
     if width > 1:
         mask = mask[:, :, None].expand(-1, -1, group, -1, -1).reshape(height, 1, group * width, -1)
     if softcap is not None or (width == 1 and queries.device.type == "cpu"):
-        out = _by_products(grouped, keys, values, mask, scale, softcap)
+        out = by_products(grouped, keys, values, mask, scale, softcap)
     else:
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
     out = out.view(height, kv_heads, group, width, dim).permute(0, 3, 1, 2, 4)
     return out.reshape(height * width, heads, dim)
 
 
-def _by_products(
+def by_products(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float, softcap: float | None
 ) -> Tensor:
     """Attention as two products: soft-caps need it, and for single tokens on CPU it beats SDPA."""

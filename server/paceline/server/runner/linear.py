@@ -1,8 +1,10 @@
-"""Linear layers whose weights oneDNN has laid out for the processor once, instead of at every call."""
+"""Linear layers on CPU: weights laid out for the processor once, instead of at every call."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ TYPICAL_ROWS = 32
 
 
 class PackedLinear(nn.Module):
-    """`y = x W^T + b` on CPU in bf16, twice as fast as `nn.Linear` for few rows.
+    """`y = x W^T + b` on CPU, up to twice as fast as `nn.Linear` for few rows.
 
     torch's own compiler replaces linear layers by the same operators when it freezes a model.
     """
@@ -32,29 +34,49 @@ class PackedLinear(nn.Module):
 
 
 def pack_linear_layers(model: nn.Module) -> int:
-    """Replaces every linear layer of a bf16 CPU model in place; returns how many were replaced."""
+    """Replaces the linear layers of a float32 or bfloat16 CPU model in place; returns how many."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         logger.info("this torch build has no oneDNN linear operators: weights stay unpacked")
         return 0
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Linear | Conv1D) and child.weight.dtype == torch.bfloat16
-    ]
+    dtypes = [dtype for dtype in (torch.float32, torch.bfloat16) if _can_pack(dtype)]
+    replaced = replace_linear_layers(model, PackedLinear, dtypes)
+    if replaced:
+        detach_from_file(model)
+    return replaced
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
     try:
-        for parent, name, child in found:
-            weight = child.weight.t() if isinstance(child, Conv1D) else child.weight
-            bias: Tensor | None = child.bias
-            setattr(parent, name, PackedLinear(weight.detach(), bias))
+        PackedLinear(torch.zeros(16, 16, dtype=dtype), None)
     except RuntimeError as exc:
-        logger.info("this processor has no oneDNN kernels for bfloat16: %s", exc)
-        return 0
-    _detach_from_file(model)
-    return len(found)
+        logger.info("this processor has no oneDNN kernels for %s: %s", dtype, exc)
+        return False
+    return True
 
 
-def _detach_from_file(model: nn.Module) -> None:
+def replace_linear_layers(
+    model: nn.Module,
+    make: Callable[[Tensor, Tensor | None], nn.Module],
+    dtypes: list[torch.dtype],
+) -> int:
+    """Puts `make(weight, bias)` in place of each linear layer of these dtypes; returns how many.
+
+    One after the other, so that no more than one layer's weights are there twice.
+    """
+    replaced = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear | Conv1D) and child.weight.dtype in dtypes:
+                source: Any = child  # both have a weight and perhaps a bias
+                weight = source.weight.detach()
+                weight = weight.t() if isinstance(child, Conv1D) else weight
+                setattr(parent, name, make(weight, source.bias))
+                replaced += 1
+            del child
+    return replaced
+
+
+def detach_from_file(model: nn.Module) -> None:
     """Copies what is left, so that the mapped weights file, now there twice, can be let go."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()

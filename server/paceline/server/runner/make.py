@@ -22,9 +22,14 @@ def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) 
     """Pages and Triton where there is a GPU for it, else padded attention in plain torch.
 
     Raises:
-        SetupError: `attention` names what cannot run here.
+        SetupError: `attention`, `quantization` or `compile` names what cannot run here.
     """
-    on_gpu = torch.device(loaded.info.device).type == "cuda"
+    device = torch.device(loaded.info.device).type
+    on_gpu = device == "cuda"
+    if config.quantization != "none" and device != "cpu":
+        raise SetupError(f"--quantization {config.quantization} needs the CPU; {device} takes none")
+    if config.compile == "on" and not on_gpu:
+        raise SetupError("--compile on needs a GPU; on this device nothing is compiled")
     if config.attention == "triton" and not on_gpu:
         raise SetupError("--attention triton needs a GPU; on this device it is sdpa")
     if on_gpu and config.attention != "sdpa":

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import EngineConfig, ModelConfig
 from ..pages import PADDING_PAGE
@@ -14,11 +14,14 @@ from ..rectangles import Buckets
 from ..request import Request, SamplingParams, StoppingParams
 from ..sequence import Sequence
 from ..step import Rectangle, Row, Sampled, Step
+from .fuse import fuse_projections
 from .kv_cache import KVCache, KVShape
+from .lean import use_lean_layers
 from .linear import pack_linear_layers
 from .loading import LoadedModel
 from .memory import pages_that_fit
 from .packing import pack
+from .quantize import quantize_linear_layers
 from .sampling import SampleRow, sample
 
 logger = logging.getLogger(__name__)
@@ -54,8 +57,10 @@ class TorchRunner:
         self._model = loaded.model
         self._device = torch.device(loaded.info.device)
         self._engine = engine
+        fuse_projections(self._model)
         if self._device.type == "cpu":
-            pack_linear_layers(self._model)
+            use_lean_layers(self._model)
+            prepare_linear_layers(self._model, config.quantization)
         self.buckets = CPU_BUCKETS if self._device.type == "cpu" else GPU_BUCKETS
         shape = KVShape.of(loaded.model, engine.page_size)
         wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
@@ -114,6 +119,14 @@ class TorchRunner:
         row = Row(sequence, 0, width, True, len(sequence.pages))
         rectangle = Rectangle((row,) * height, height, width)
         self.collect(self.launch(Step((rectangle,), rectangle.area)))
+
+
+def prepare_linear_layers(model: nn.Module, quantization: str) -> None:
+    """Packs or quantises for the CPU. SetupError where there is no such quantisation."""
+    if quantization == "none":
+        pack_linear_layers(model)
+    else:
+        quantize_linear_layers(model, quantization)
 
 
 def _sample_row(row: Row) -> SampleRow:
