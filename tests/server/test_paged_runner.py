@@ -16,7 +16,6 @@ from paceline.server.config import EngineConfig, Mode, ModelConfig
 from paceline.server.pages import PagePool
 from paceline.server.request import (
     FinishReason,
-    ModelInfo,
     Output,
     Request,
     SamplingParams,
@@ -26,7 +25,7 @@ from paceline.server.runner.loading import LoadedModel
 from paceline.server.runner.paged_runner import PagedRunner
 from paceline.server.scheduler import Scheduler
 from paceline.server.step import Step
-from tiny_models import EOS, FAMILIES, MAX_POSITIONS, greedy_reference, tiny_model
+from tiny_models import FAMILIES, MAX_POSITIONS, greedy_reference, model_info, tiny_model
 
 # The interpreter takes its time: one plain family, one with windows and soft-caps, one that is no Llama.
 FAMILIES_HERE = FAMILIES if DEVICE.type == "cuda" else ("llama", "gemma2", "gpt2")
@@ -39,18 +38,7 @@ def loaded(family: str) -> LoadedModel:
     torch.set_num_threads(1)
     config, model = tiny_model(family)
     torch.nn.Module.to(model, DEVICE)
-    info = ModelInfo(
-        name=family,
-        architecture=family,
-        num_parameters=0,
-        dtype="float32",
-        device=str(DEVICE),
-        vocab_size=config.vocab_size,
-        max_context_tokens=MAX_POSITIONS,
-        eos_token_ids=(EOS,),
-        num_layers=3,
-        hidden_size=48,
-    )
+    info = model_info(family, model)
     return LoadedModel(model, config, None, info, model.device, model.dtype, 1)  # type: ignore[arg-type]
 
 
