@@ -220,9 +220,10 @@ def neighbours(logits: Tensor, row: SampleRow) -> set[int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_thousand_draws_are_the_slow_path_s() -> None:
-    """At least 999 of 1,000 draws are equal, and the rest are neighbours."""
+def test_draws_are_the_slow_path_s() -> None:
+    """All draws but at most one are equal, and that one is a neighbour: of a thousand on a GPU, of 200 interpreted."""
     rng = random.Random(0)
+    each = 56 if DEVICE.type == "cuda" else 11
     rows = [
         SampleRow(
             dataclasses.replace(params, seed=rng.getrandbits(64)),
@@ -231,9 +232,9 @@ def test_a_thousand_draws_are_the_slow_path_s() -> None:
             output_ids=(3, 4, 4),
         )
         for params in SAMPLED_PARAMS + FULL_PARAMS
-        for _ in range(56)
+        for _ in range(each)
     ]
-    assert len(rows) > 1000
+    assert len(rows) >= 18 * each
     logits = random_logits(len(rows), 97, 0, 3.0, None)
     state = SamplingState(len(rows), 97, DEVICE, chunk=128, capacity=128)
     got = choose(state, logits, rows)
