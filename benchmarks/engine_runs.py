@@ -7,7 +7,8 @@ The first argument is a JSON list of cases, the others are `paceline batch`'s fl
 and one for each case, as soon as it is measured. Kinds:
 
 - steps: `rows` equal requests of `prompt` random tokens and `output` more, or of so many that they stand around
-  `context` tokens. The time of a decode step is wall time over steps, in the second half of those that had every row.
+  `context` tokens. The time of a decode step is wall time over steps, in the second half of those that had every row;
+  `host_ms` is what of it the engine's thread did not wait for the device.
 - offline: a file of requests, its first `limit` ones, in `mode` and `order`, `repeat` times after `warmup` passes.
 - neighbours: whether `targets` requests get bit-identical tokens and log-probabilities alone and in two crowds of
   `rows`.
@@ -55,12 +56,15 @@ def steps(loaded: Loaded, case: Case) -> Case:
     rows = case["rows"]
     prompt, output = _lengths(loaded, case)
     made = loaded.drive([loaded.request(f"{rows}-{i}", prompt, output) for i in range(rows)])
-    stamps = full_steps(made, rows)
+    full = full_steps(made, rows)
+    stamps = [made.stamps[i][0] for i in full]
     if len(stamps) < 3:
         raise RuntimeError(f"only {len(stamps)} steps had all {rows} rows")
     times = [later - earlier for earlier, later in itertools.pairwise(stamps)]
     second = times[len(times) // 2 :]
     step_s = statistics.fmean(second)
+    waits = [made.waited_s[i] for i in full]
+    waited_s = (waits[-1] - waits[-1 - len(second)]) / len(second)
     return {
         "prompt": prompt,
         "output": output,
@@ -70,16 +74,17 @@ def steps(loaded: Loaded, case: Case) -> Case:
         "step_ms": step_s * 1e3,
         "step_ms_median": statistics.median(second) * 1e3,
         "step_ms_max": max(second) * 1e3,
+        "host_ms": (step_s - waited_s) * 1e3,
         "tok_s": rows / step_s,
     }
 
 
-def full_steps(made: Driven, rows: int) -> list[float]:
-    """When the steps ended that made a token for every row, up to the first one that did not any more."""
-    found: list[float] = []
-    for stamp, tokens in made.stamps:
+def full_steps(made: Driven, rows: int) -> list[int]:
+    """Which deliveries had a token for every row, up to the first one that had not any more."""
+    found: list[int] = []
+    for place, (_, tokens) in enumerate(made.stamps):
         if tokens == rows:
-            found.append(stamp)
+            found.append(place)
         elif found:
             break
     return found

@@ -36,7 +36,7 @@ class Scale:
     baseline_rows: int = 32
     peer_requests: int = 128  # of transformers' continuous batching
     peer_s: float = 40.0
-    sequential_requests: int = 4  # a full pass one by one would take half an hour
+    sequential_requests: int = 2  # a full pass one by one would take half an hour
     step_rows: tuple[int, ...] = (1, 8, 64, 256)
     prompt: int = 64
     output: int = 128

@@ -1,12 +1,12 @@
 """The linear layers of three models at few rows: each way to run them, timed on the GPU at hand.
 
     python benchmarks/linear.py [--models smollm2-135m,llama-1b,llama-8b] [--rows 1,8,16,32,64] [--out FILE.json]
-        [--seconds 95] [--compiled] [--save]
+        [--seconds 95] [--compiled]
 
 A time is that of one call inside a CUDA graph whose calls take turns with weights beyond the L2 cache. `eager`
 is transformers' own code, `torch` ours around cuBLAS, `copy` the read half of a device copy. Prints a
-Markdown table of the fastest ways; `--out` keeps every time, `--save` the winners where the server looks
-for them. No measurement begins after `--seconds`. `--smoke` runs tiny layers on a CPU in Triton's interpreter.
+Markdown table of the fastest ways; `--out` keeps every time: `linear_configs.pick` was written from such a file.
+No measurement begins after `--seconds`. `--smoke` runs tiny layers on a CPU in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paceline.server.runner.linear_configs import TORCH, Config, Layer, candidates, pick
-from paceline.server.runner.linear_tuning import (
+from linear_timing import (
     EPS,
     Trial,
     fastest,
     make_trial,
     measure,
-    save_table,
     time_configs,
 )
+from paceline.server.runner.linear_configs import TORCH, Config, Layer, candidates, pick
 from paceline.server.runner.triton_linear import Norm, plan
 
 # name: hidden, outputs of qkv, inputs of o, intermediate, vocabulary
@@ -191,7 +190,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=95.0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--compiled", action="store_true", help="time torch.compile too; slow")
-    parser.add_argument("--save", action="store_true", help="into the user's table for this GPU")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     started = time.monotonic()
@@ -219,12 +217,6 @@ def main() -> None:
     say("", *guesses(rows))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    if options.save:
-        best: dict[str, Row] = {}
-        for row in rows:
-            if row["key"] not in best or row["m"] > best[row["key"]]["m"]:
-                best[row["key"]] = row["best"] | {"m": row["m"]}
-        say(f"saved in {save_table(best, device)}")
 
 
 if __name__ == "__main__":

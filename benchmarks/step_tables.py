@@ -37,8 +37,8 @@ def _step_table(
     machine = results["environment"]
     device = Device(machine["copy_gb_s"] * 1e9, machine["matmul_tflop_s"] * 1e12)
     peers = f" {reference['system']} ms |" if reference else ""
-    yield f"| model's shape | rows | context | step ms | tok/s | floor ms | set by | step / floor |{peers}"
-    yield "|---|---:|---:|---:|---:|---:|---|---:|" + ("---:|" if reference else "")
+    yield f"| model's shape | rows | context | step ms | host ms | tok/s | floor ms | set by | step / floor |{peers}"
+    yield "|---|---:|---:|---:|---:|---:|---:|---|---:|" + ("---:|" if reference else "")
     for name, unit in units.items():
         for case in unit["cases"]:
             if "step_ms" not in case:
@@ -51,6 +51,7 @@ def _step_table(
                 f"{case['rows']}",
                 f"{case['context_mean']:.0f}",
                 f"{case['step_ms']:.2f}",
+                f"{case['host_ms']:.2f}" if "host_ms" in case else "",
                 rate(case["tok_s"]),
                 f"{floor:.2f}",
                 kind,

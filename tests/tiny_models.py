@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from paceline.server.request import ModelInfo
 from paceline.server.runner.dummy import byte_tokenizer
 from paceline.server.runner.quiet import quiet
 
@@ -121,6 +122,22 @@ def _randomise(model: PreTrainedModel, generator: torch.Generator) -> None:
             continue
         embedding = any(part in name for part in ("embed", "wte", "wpe"))
         parameter.normal_(0.0, embedding_spread if embedding else 0.3, generator=generator)
+
+
+def model_info(family: str, model: PreTrainedModel) -> ModelInfo:
+    """What a loaded tiny model is described by."""
+    return ModelInfo(
+        name=family,
+        architecture=family,
+        num_parameters=0,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        vocab_size=model.config.vocab_size,
+        max_context_tokens=MAX_POSITIONS,
+        eos_token_ids=(EOS,),
+        num_layers=3,
+        hidden_size=48,
+    )
 
 
 def greedy_reference(

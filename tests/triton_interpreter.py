@@ -1,9 +1,5 @@
-"""Import before anything imports triton: without a GPU its kernels run on CPUs, in Python."""
-
-import os
+"""Where Triton's kernels run in tests: on the GPU, or on the CPU by its interpreter (see `conftest`)."""
 
 import torch
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-if DEVICE.type == "cpu":
-    os.environ.setdefault("TRITON_INTERPRET", "1")

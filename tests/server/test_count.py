@@ -17,6 +17,7 @@ from paceline.server.processes.count import count_frontends
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with a GPU and 12 processors."""
     monkeypatch.setattr(devices, "_DRIVERS", (tmp_path,))
+    monkeypatch.setattr(devices, "_torch_is_for_cpus", lambda: False)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

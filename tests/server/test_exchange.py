@@ -15,7 +15,7 @@ from paceline.server.config import EngineConfig
 from paceline.server.engine import Engine
 from paceline.server.errors import InvalidRequest, QueueFull, Unavailable
 from paceline.server.mock import MockRunner
-from paceline.server.processes.exchange import Exchange
+from paceline.server.processes.exchange import Exchange, Link
 from paceline.server.processes.remote_engine import RemoteEngine
 from paceline.server.request import (
     FinishReason,
@@ -93,14 +93,25 @@ async def test_outputs_reach_their_front_end(make: Callable[..., Pair]) -> None:
     assert sum(len(output.token_ids) for output in await outputs(two)) == 3
 
 
-async def test_a_step_is_one_message_for_each_front_end(make: Callable[..., Pair]) -> None:
-    """What several streams of a front end gained in a step, they find together."""
+async def test_a_step_is_one_message_for_each_front_end(
+    make: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many streams of a front end gained tokens in a step, one message carries them."""
+    flushes: list[Link] = []
+    flush = Link.flush
+
+    def counted(link: Link, last: bool = False) -> None:
+        flushes.append(link)
+        flush(link, last)
+
+    monkeypatch.setattr(Link, "flush", counted)
     gate = Gate(steps=1)
     pair = make(gate)
     streams = [await pair.one.start(request(str(i), 4)) for i in range(3)]
     gate.open()
     for stream in streams:
         assert sum(len(output.token_ids) for output in await outputs(stream)) == 4
+    assert len(flushes) == (await pair.two.load()).steps < 12
     assert not pair.one._slots and not pair.one._running  # nothing is remembered of what ended
 
 

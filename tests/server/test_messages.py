@@ -10,6 +10,7 @@ from paceline.server.errors import (
     EngineFailure,
     FeatureUnavailable,
     InvalidRequest,
+    OutOfMemory,
     PacelineError,
     QueueFull,
     SetupError,
@@ -48,6 +49,7 @@ ERRORS = [
     DeadlineExceeded("too late"),
     FeatureUnavailable("no chat template"),
     EngineFailure("0123456789ab"),
+    OutOfMemory(),
     SetupError("change something"),
 ]
 

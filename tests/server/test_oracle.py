@@ -14,7 +14,6 @@ from paceline.server.errors import SetupError
 from paceline.server.pages import PagePool
 from paceline.server.request import (
     FinishReason,
-    ModelInfo,
     Output,
     Request,
     SamplingParams,
@@ -24,7 +23,7 @@ from paceline.server.runner import attention
 from paceline.server.runner.loading import LoadedModel, load
 from paceline.server.runner.torch_runner import TorchRunner
 from paceline.server.scheduler import Scheduler
-from tiny_models import EOS, FAMILIES, MAX_POSITIONS, greedy_reference, tiny_model
+from tiny_models import FAMILIES, MAX_POSITIONS, greedy_reference, model_info, tiny_model
 
 GREEDY = SamplingParams(temperature=0.0)
 NUM_PAGES = 60  # too few for eight rows: preemption happens
@@ -39,18 +38,7 @@ def loaded(family: str, device: str) -> LoadedModel:
     config, model = tiny_model(family)
     torch.nn.Module.to(model, device)
     model.set_attn_implementation(attention.register())
-    info = ModelInfo(
-        name=family,
-        architecture=family,
-        num_parameters=0,
-        dtype="float32",
-        device=device,
-        vocab_size=config.vocab_size,
-        max_context_tokens=MAX_POSITIONS,
-        eos_token_ids=(EOS,),
-        num_layers=3,
-        hidden_size=48,
-    )
+    info = model_info(family, model)
     return LoadedModel(model, config, None, info, model.device, model.dtype, 1)  # type: ignore[arg-type]
 
 

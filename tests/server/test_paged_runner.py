@@ -9,14 +9,13 @@ from functools import cache
 import pytest
 import torch
 
-from triton_interpreter import DEVICE  # before triton
+from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 from paceline.server.config import EngineConfig, Mode, ModelConfig
 from paceline.server.pages import PagePool
 from paceline.server.request import (
     FinishReason,
-    ModelInfo,
     Output,
     Request,
     SamplingParams,
@@ -26,7 +25,7 @@ from paceline.server.runner.loading import LoadedModel
 from paceline.server.runner.paged_runner import PagedRunner
 from paceline.server.scheduler import Scheduler
 from paceline.server.step import Step
-from tiny_models import EOS, FAMILIES, MAX_POSITIONS, greedy_reference, tiny_model
+from tiny_models import FAMILIES, MAX_POSITIONS, greedy_reference, model_info, tiny_model
 
 # The interpreter takes its time: one plain family, one with windows and soft-caps, one that is no Llama.
 FAMILIES_HERE = FAMILIES if DEVICE.type == "cuda" else ("llama", "gemma2", "gpt2")
@@ -39,18 +38,7 @@ def loaded(family: str) -> LoadedModel:
     torch.set_num_threads(1)
     config, model = tiny_model(family)
     torch.nn.Module.to(model, DEVICE)
-    info = ModelInfo(
-        name=family,
-        architecture=family,
-        num_parameters=0,
-        dtype="float32",
-        device=str(DEVICE),
-        vocab_size=config.vocab_size,
-        max_context_tokens=MAX_POSITIONS,
-        eos_token_ids=(EOS,),
-        num_layers=3,
-        hidden_size=48,
-    )
+    info = model_info(family, model)
     return LoadedModel(model, config, None, info, model.device, model.dtype, 1)  # type: ignore[arg-type]
 
 
@@ -188,3 +176,68 @@ def test_deterministic_among_neighbours() -> None:
         seen.append([(output.token_ids, output.logprobs) for output in outputs])
     assert len(seen[0]) == 8
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"max_batch_size": 32, "max_step_tokens": 1024},
+        {"max_batch_size": 1, "max_step_tokens": 1000},
+        {"max_batch_size": 16, "max_step_tokens": 3000},
+        {"max_batch_size": 3, "max_step_tokens": 16, "deterministic": True, "prefill_chunk": 64},
+    ],
+    ids=str,
+)
+def test_every_step_fits_into_the_line(engine: dict[str, object]) -> None:
+    """Whatever the bounds are, the longest prompt chunk that they allow can be laid out."""
+    drive = Drive("llama", engine=engine)
+    prompt = tuple(range(50))
+    drive.scheduler.add(Request("0", prompt, GREEDY, StoppingParams(2), 0.0))
+    drive.finish()
+    assert len(drive.tokens["0"]) == 2
+    runner = drive.runner
+    assert max(runner.buckets.lines) >= 50 or not engine.get("deterministic")
+    for shape in runner.usual_shapes():
+        assert shape.length <= runner.line_length
+
+
+def test_sampling_parameters_reach_the_device() -> None:
+    """Penalties, bias, bans and seeds give what the slow path gives, with a step in flight."""
+    from paceline.server.runner import attention
+    from paceline.server.runner.torch_runner import TorchRunner
+
+    requests = [
+        Request(str(i), tuple(range(40 + i, 52)), sampling, stopping, 0.0)
+        for i, (sampling, stopping) in enumerate(
+            (
+                (
+                    SamplingParams(0.0, frequency_penalty=1.5, presence_penalty=0.5),
+                    StoppingParams(7),
+                ),
+                (SamplingParams(0.0, repetition_penalty=1.4), StoppingParams(7)),
+                (SamplingParams(0.9, top_k=20, top_p=0.9, seed=5), StoppingParams(6)),
+                (
+                    SamplingParams(0.0, logit_bias=((7, 50.0),)),
+                    StoppingParams(5, min_tokens=3, stop_token_ids=frozenset({7})),
+                ),
+            )
+        )
+    ]
+    drive = Drive("llama")
+    for request in requests:
+        drive.scheduler.add(request)
+    drive.finish()
+
+    ready = loaded("llama")
+    ready.model.set_attn_implementation(attention.register())
+    config = EngineConfig(max_batch_size=4, max_step_tokens=24, page_size=4)
+    slow = TorchRunner(ready, config, ModelConfig(kv_cache_mib=1))
+    scheduler = Scheduler(config, PagePool(NUM_PAGES, 4), MAX_POSITIONS, slow.buckets)
+    expected: defaultdict[str, list[int]] = defaultdict(list)
+    for request in requests:
+        scheduler.add(request)
+    while (step := scheduler.plan(0.0)) is not None:
+        for output in scheduler.apply(step, slow.collect(slow.launch(step)), 0.0):
+            expected[output.request_id] += output.token_ids
+    assert drive.tokens == expected
+    assert len(expected["3"]) == 4 and expected["3"][-1] == 7  # banned for three tokens

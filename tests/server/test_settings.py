@@ -135,6 +135,7 @@ def test_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_gpu_has_larger_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where nothing is given; what is given stays, wherever it comes from."""
     monkeypatch.setattr(devices, "_DRIVERS", (tmp_path,))
+    monkeypatch.setattr(devices, "_torch_is_for_cpus", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PACELINE_MAX_STEP_TOKENS", "512")
     config = read([])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from triton_interpreter import DEVICE  # before triton
+from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 from paceline.server.runner import triton_attention as attention
@@ -67,7 +67,8 @@ def lay_out(case: Case, rng: random.Random) -> tuple[attention.PagedStep, Tensor
     for slot, (known, new) in enumerate(case.rows):
         for at in range(0, new, block_q):
             count = min(block_q, new - at)
-            blocks.append([slot, len(positions) + at, count, known + at])
+            decodes = new == 1
+            blocks.append([slot, len(positions) + at, -1 if decodes else count, known + at])
         positions += range(known, known + new)
         slots += [slot] * new
     positions += [0, 0]  # padding
@@ -130,6 +131,20 @@ def test_equals_softmax(name: str) -> None:
     want = expected(case, query, keys, values)
     torch.testing.assert_close(got[:at].double(), want, atol=2e-5, rtol=2e-5)
     assert torch.equal(cache[:, 0], before[:, 0])  # padding is not stored
+
+
+def test_a_chunk_may_end_in_a_block_of_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tokens that decode are cut along their keys, for those alone the splits were counted."""
+    monkeypatch.setattr(attention, "SPLIT", 8)
+    case = Case([(40, 1), (60, 200 // 12 * 12 + 17)], dim=8)
+    step, cache = lay_out(case, random.Random(7))
+    step = replace(step, splits=16)
+    assert int(step.blocks[-2, 2]) == 1  # the last block but the empty one
+    assert int(step.blocks[-2, 3]) >= 16 * 8
+    query = torch.randn(len(step.positions), case.heads, case.dim)
+    got = attention.attend(query, cache, step, scale=0.3)
+    whole = attention.attend(query, cache, replace(step, splits=1), scale=0.3)
+    torch.testing.assert_close(got[:-2], whole[:-2], atol=1e-6, rtol=1e-5)
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import triton_interpreter  # noqa: F401 - before all that may import Triton  # isort: skip
 import pytest
 import torch
 from torch import Tensor

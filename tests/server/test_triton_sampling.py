@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triton_interpreter import DEVICE  # isort: skip  # before the kernels
+from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 

@@ -92,11 +92,12 @@ class ModelConfig(BaseModel):
     quantization: Literal["none", "int8", "int8-weight-only", "fp8"] = Field(
         "none", description="number format of the linear layers' weights"
     )
-    attention: Literal["auto", "sdpa", "triton", "varlen"] = Field(
+    attention: Literal["auto", "sdpa", "triton"] = Field(
         "auto", description="attention kernel; auto: triton on a GPU, else sdpa"
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="compile the model's layers; auto: where it pays"
+        "auto",
+        description="on a GPU, compile the model's layers; auto: those that fused_layers leaves",
     )
     fused_layers: bool = Field(
         True, description="on a GPU, compute Llama-like layers with kernels made for small batches"

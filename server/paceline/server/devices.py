@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
 
 _DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))  # NVIDIA's and AMD's
@@ -12,5 +13,14 @@ def on_gpu(device: str) -> bool:
     """Whether the setting `device` will most likely mean CUDA or ROCm here."""
     if device != "auto":
         return device.startswith("cuda")
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
-    return not hidden and any(path.exists() for path in _DRIVERS)
+    names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+    if any(os.environ.get(name, "all") in ("", "-1") for name in names):
+        return False
+    return any(path.exists() for path in _DRIVERS) and not _torch_is_for_cpus()
+
+
+def _torch_is_for_cpus() -> bool:
+    try:
+        return metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        return False

@@ -8,8 +8,9 @@ PacelineError
 ├── FeatureUnavailable    FAILED_PRECONDITION
 ├── EngineFailure         INTERNAL, fixed text and an error id
 ├── OutOfMemory           RESOURCE_EXHAUSTED: the request alone is more than the device holds
-├── StepOutOfMemory       never on the wire: a runner's word for a step that did not fit
 └── SetupError            never on the wire: one line for the operator, exit code 2
+
+StepOutOfMemory is none of them: it is a runner's word to the engine.
 """
 
 from __future__ import annotations
@@ -115,8 +116,12 @@ class OutOfMemory(PacelineError):
     def __init__(self) -> None:
         super().__init__("the device has not enough memory for this request")
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return ()
 
-class StepOutOfMemory(PacelineError):
+
+class StepOutOfMemory(Exception):
     """A step did not fit into the device's memory; its rows are computed again, in smaller steps."""
 
 
@@ -132,6 +137,7 @@ _KINDS: dict[str, type[PacelineError]] = {
         DeadlineExceeded,
         FeatureUnavailable,
         EngineFailure,
+        OutOfMemory,
         SetupError,
     )
 }

@@ -83,15 +83,20 @@ class FusedModel:
     def compute(self, ids: Tensor, step: PagedStep, sample_at: Tensor, out: Tensor) -> None:
         """Writes the logits of the places `sample_at` `[rows]` of the line `ids` `[tokens]` to `out` `[rows, V]`."""
         x = F.embedding(ids, self._embedding)
-        for layer, cache in zip(self._layers, self._caches, strict=True):
+        *others, last = zip(self._layers, self._caches, strict=True)
+        for layer, cache in others:
             x = self._layer(x, layer, cache, step)
-        chosen = x.index_select(0, sample_at)
+        # Behind the last attention only the places count that choose a token.
+        chosen = self._layer(x, *last, step, sample_at)
         if len(chosen) <= self._small:
             norm_linear(chosen, self._norm, self._eps, self._head, out=out)
         else:
             torch.mm(rms_norm(chosen, self._norm, self._eps), self._head.t(), out=out)
 
-    def _layer(self, x: Tensor, layer: _Layer, cache: Tensor, step: PagedStep) -> Tensor:
+    def _layer(
+        self, x: Tensor, layer: _Layer, cache: Tensor, step: PagedStep, keep: Tensor | None = None
+    ) -> Tensor:
+        """The layer's output `[tokens, hidden]`, or of the places `keep` alone."""
         small = len(x) <= self._small
         if small:
             qkv = norm_linear(x, layer.input_norm, self._eps, layer.qkv, layer.qkv_bias)
@@ -101,6 +106,9 @@ class FusedModel:
             qkv, self._cos, self._sin, cache, step, self._heads, layer.head_norms
         )
         attended = attend(query, cache, step, scale=layer.scale, window=layer.window).flatten(1)
+        if keep is not None:
+            x, attended = x.index_select(0, keep), attended.index_select(0, keep)
+            small = len(x) <= self._small
         if small:
             x = linear_residual(attended, layer.out, layer.out_bias, x)
             inner = norm_linear(x, layer.mlp_norm, self._eps, layer.gate_up, activation="silu_mul")

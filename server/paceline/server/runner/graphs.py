@@ -14,8 +14,8 @@ class Graphs:
     """Captures what it runs, once for each key, and replays it from then on.
 
     All graphs share one pool of memory: they run one after the other, so what one holds in between is free for the
-    next. What a graph reads and writes must stay where it is. A key is captured the first time it is run, after one
-    ordinary run of the same work, in which kernels are compiled and libraries take their workspaces.
+    next. What a graph reads and writes must stay where it is. The first time a key is run, its work is done in the
+    ordinary way, in which kernels are compiled and libraries take their workspaces, and then captured for later.
     """
 
     def __init__(self, enabled: bool) -> None:
@@ -32,15 +32,16 @@ class Graphs:
             work()
             return
         graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._capture(work)
-            self._graphs[key] = graph
-        graph.replay()
+        if graph is not None:
+            graph.replay()
+            return
+        work()
+        # Capturing computes nothing, and must not be followed by a replay: work that counts would count twice.
+        self._graphs[key] = self._capture(work)
 
     def _capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        work()
         # Not `torch.cuda.graph`, which collects garbage and empties caches each time: seconds, over all shapes.
-        torch.cuda.synchronize()
+        torch.cuda.current_stream().synchronize()
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:

@@ -28,8 +28,8 @@ def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) 
     on_gpu = device == "cuda"
     if config.quantization != "none" and device != "cpu":
         raise SetupError(f"--quantization {config.quantization} needs the CPU; {device} takes none")
-    if config.compile == "on" and not on_gpu:
-        raise SetupError("--compile on needs a GPU; on this device nothing is compiled")
+    if config.compile == "on" and (not on_gpu or config.attention == "sdpa"):
+        raise SetupError("--compile on needs a GPU and its own attention; nothing else is compiled")
     if config.attention == "triton" and not on_gpu:
         raise SetupError("--attention triton needs a GPU; on this device it is sdpa")
     if on_gpu and config.attention != "sdpa":

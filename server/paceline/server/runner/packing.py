@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,8 +74,13 @@ class PackedStep:
     rectangles: tuple[PackedRectangle, ...]
 
 
-def pack(step: Step, cache: KVCache, device: torch.device) -> PackedStep:
-    """Builds a step's tensors on `device`."""
+def pack(step: Step, cache: KVCache, device: torch.device, *, alone: bool = False) -> PackedStep:
+    """Builds a step's tensors on `device`.
+
+    Args:
+        alone: whether each row attends by itself, to a number of keys that its own length says: then its
+            result depends on no other row, to the last bit.
+    """
     shape = cache.shape
     total = step.padded_tokens
     ids = np.zeros(total, dtype=np.int64)
@@ -96,8 +102,11 @@ def pack(step: Step, cache: KVCache, device: torch.device) -> PackedStep:
             if row.samples:
                 sample_at.append(here.stop - 1)
             at += rectangle.width
-        rectangles.append(_pack_rectangle(rectangle, positions, start, cache, device))
-        start += rectangle.area
+        for part in _one_by_one(rectangle) if alone else (rectangle,):
+            longest = max((row.num_pages for row in part.rows), default=1)
+            keys = 1 << (longest - 1).bit_length() if alone else longest
+            rectangles.append(_pack_rectangle(part, keys, positions, start, cache, device))
+            start += part.area
     return PackedStep(
         input_ids=torch.from_numpy(ids)[None].to(device),
         positions=torch.from_numpy(positions)[None].to(device),
@@ -107,11 +116,24 @@ def pack(step: Step, cache: KVCache, device: torch.device) -> PackedStep:
     )
 
 
+def _one_by_one(rectangle: Rectangle) -> Iterator[Rectangle]:
+    """The same line, but each row attends in a rectangle of its own, and the padding in one."""
+    for row in rectangle.rows:
+        yield Rectangle((row,), 1, rectangle.width)
+    if padding := rectangle.height - len(rectangle.rows):
+        yield Rectangle((), padding, rectangle.width)
+
+
 def _pack_rectangle(
-    rectangle: Rectangle, positions: np.ndarray, start: int, cache: KVCache, device: torch.device
+    rectangle: Rectangle,
+    longest: int,
+    positions: np.ndarray,
+    start: int,
+    cache: KVCache,
+    device: torch.device,
 ) -> PackedRectangle:
+    """Keys are padded to `longest` pages."""
     shape, height, width = cache.shape, rectangle.height, rectangle.width
-    longest = max(len(row.pages) for row in rectangle.rows)
     pages = np.zeros((height, longest), dtype=np.int64)
     for i, row in enumerate(rectangle.rows):
         pages[i, : len(row.pages)] = row.pages

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 # Products of large lines are tiled by 128 tokens.
-_LINES = (*_ROWS, *range(640, 2049, 128), 2560, 3072, 4096, 6144, 8192)
+_LINES = (*_ROWS, *range(640, 2049, 128), 2560, 3072, *range(4096, 65537, 2048))
 _MIXED_FROM = 16  # shorter lines with prompt chunks in them are padded to this
 _IN_FLIGHT = 3  # lines on the host: one being copied, one waiting behind it, one being filled
 
@@ -77,11 +77,14 @@ class PagedRunner:
         self._engine = engine
         self._device = torch.device(loaded.info.device)
         self._on_gpu = self._device.type == "cuda"
+        self._take_device()
         # Graphs are not captured on the default stream. Whichever thread calls, all work goes here.
         self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None  # type: ignore[no-untyped-call]
         self._graphs = Graphs(self._on_gpu and config.cuda_graphs)
         self._slots = engine.max_batch_size
         most_tokens = max(engine.max_step_tokens, engine.max_batch_size)
+        if engine.deterministic:
+            most_tokens = max(most_tokens, engine.prefill_chunk)
         # The largest batch is a bucket: steps of decoding rows alone are no longer than that.
         lines = sorted({*_up_to(_LINES, most_tokens), self._slots})
         self.buckets = Buckets(rows=(), width=1, lines=tuple(lines))
@@ -93,23 +96,29 @@ class PagedRunner:
         self._heads = (int(model.config.get_text_config().num_attention_heads), kv.num_kv_heads)
         self._max_pages = -(-context // engine.page_size)
         self._model = _computes(loaded, config, context)
-        self._make_tables(loaded, most_tokens)
+        self._make_tables(loaded)
         self.num_pages = 1 + self._size_cache(kv, config)
         self._bind(KVCache(kv, self.num_pages, self._device))
         if self._on_gpu:
-            torch.cuda.synchronize()  # what was made on the default stream is there for ours
+            torch.cuda.synchronize(self._device)  # what the default stream made is there for ours
+
+    @property
+    def line_length(self) -> int:
+        """Elements of the longest line that a step can be laid out in."""
+        return len(self._line)
 
     def warm_up(self) -> None:
         """Compiles and captures every usual shape, the largest first, so that later ones fit in its memory."""
+        self._take_device()
         started, before = time.monotonic(), self._free()
-        shapes = list(self._usual_shapes())
+        shapes = list(self.usual_shapes())
         for number, shape in enumerate(shapes, 1):
             with torch.cuda.stream(self._stream):
                 self._sampling.prepare(self._graphs, self._run(shape))
             if number % 16 == 0:
                 logger.info("prepared %d of %d shapes", number, len(shapes))
         if self._on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         logger.info(
             "prepared %d shapes, %d graphs in %.1f s, %.0f MiB",
             len(shapes),
@@ -122,6 +131,7 @@ class PagedRunner:
     def launch(self, step: Step) -> _Launched:
         """Starts a step; the device may still be busy with earlier ones. StepOutOfMemory if it cannot hold it."""
         try:
+            self._take_device()
             with torch.cuda.stream(self._stream):
                 return self._launch(step)
         except torch.OutOfMemoryError as exc:
@@ -153,18 +163,26 @@ class PagedRunner:
 
     def close(self) -> None:
         """Gives the model's memory back. A second call does nothing."""
-        for name in ("_model", "_cache", "_graphs", "_sampling"):
+        for name in ("_model", "_cache", "_graphs", "_sampling", "_logits", "_page_table", "_line"):
             self.__dict__.pop(name, None)
+        self._lines.clear()
+        self._views.clear()
+        self._device_views.clear()
         if self._on_gpu:
             torch.cuda.empty_cache()
 
-    def _make_tables(self, loaded: LoadedModel, most_tokens: int) -> None:
+    def _take_device(self) -> None:
+        """Kernels start on the calling thread's current device, which is the first one if nobody says."""
+        if self._on_gpu:
+            torch.cuda.set_device(self._device)
+
+    def _make_tables(self, loaded: LoadedModel) -> None:
         """Everything that graphs read and write, at its largest."""
         device, slots = self._device, self._slots
-        largest = self._mixed_shape(most_tokens + slots, slots, 1)
+        length = max(shape.length for shape in self.usual_shapes())
         self._page_table = torch.zeros((slots, self._max_pages), dtype=torch.int32, device=device)
-        self._line = torch.zeros(largest.length, dtype=torch.int32, device=device)
-        self._lines = [_host_line(largest.length, self._on_gpu) for _ in range(_IN_FLIGHT)]
+        self._line = torch.zeros(length, dtype=torch.int32, device=device)
+        self._lines = [_host_line(length, self._on_gpu) for _ in range(_IN_FLIGHT)]
         self._next = 0
         self._views: dict[tuple[int, Shape], Fields[np.ndarray]] = {}
         self._device_views: dict[Shape, Fields[Tensor]] = {}
@@ -186,17 +204,16 @@ class PagedRunner:
             torch.cuda.reset_peak_memory_stats(self._device)
             before = torch.cuda.memory_allocated(self._device)
             graphs, self._graphs = self._graphs, Graphs(False)
-            self._run(self._largest())
-            torch.cuda.synchronize()
+            longest = self._max_pages * self._engine.page_size
+            most = self.buckets.lines[-1]
+            self._run(self._mixed_shape(most, self._slots, splits_for(longest)))
+            torch.cuda.synchronize(self._device)
             self._graphs = graphs
             working = torch.cuda.max_memory_allocated(self._device) - before
             torch.cuda.empty_cache()
         return min(wanted, pages_that_fit(kv.page_bytes, self._device, config, working))
 
-    def _largest(self) -> Shape:
-        return self._mixed_shape(self.buckets.lines[-1], self._slots, 1)
-
-    def _usual_shapes(self) -> Iterator[Shape]:
+    def usual_shapes(self) -> Iterator[Shape]:
         """All but those for the longest contexts of models that have very long ones."""
         most = splits_for(min(self._max_pages * self._engine.page_size, 16 * SPLIT))
         for splits in sorted({1, most}):
@@ -256,7 +273,8 @@ class PagedRunner:
     def _send_overflow(self, news: list[int]) -> None:
         """Pages that did not fit in the line, as when a long prefix is found in the cache."""
         if news:
-            entries = torch.tensor(news, dtype=torch.int64).view(-1, 3).to(self._device)
+            entries = torch.tensor(news, dtype=torch.int64, pin_memory=self._on_gpu).view(-1, 3)
+            entries = entries.to(self._device, non_blocking=True)
             self._page_table[entries[:, 0], entries[:, 1]] = entries[:, 2].int()
 
     def _forward(self, shape: Shape, fields: Fields[Tensor]) -> None:
@@ -292,7 +310,7 @@ class PagedRunner:
 
 
 def _computes(loaded: LoadedModel, config: ModelConfig, context: int) -> Computes:
-    if config.fused_layers and fits(loaded.model):
+    if config.fused_layers and config.compile != "on" and fits(loaded.model):
         return FusedModel(loaded.model, context)
     compiled = config.compile == "on" or (config.compile == "auto" and config.cuda_graphs)
     return PagedModel(loaded.model, compiled and loaded.device.type == "cuda")

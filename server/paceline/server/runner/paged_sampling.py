@@ -18,7 +18,6 @@ from .sampling_table import SetRow, Variant, kind
 from .staging import Fields
 
 _IN_FLIGHT = 3  # one being read, one being computed, one being launched
-USUAL = (Variant.GREEDY, Variant.SAMPLED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +71,8 @@ class PagedSampling:
         self._logits = logits
         self._out = torch.zeros(slots, dtype=torch.int32, device=device)
         self._state = SamplingState(slots, vocab_size, device)
+        # Now, not with the first request that has penalties: nothing is to run out of memory, or wait, then.
+        self._state.prepare_full(penalties=True)
         self._kinds = np.zeros(slots, dtype=np.int8)
         self._banned_until = np.zeros(slots, dtype=np.int32)
         self._asking: set[int] = set()  # slots that want log-probabilities
@@ -119,15 +120,12 @@ class PagedSampling:
         return Pending(landing, count, asked)
 
     def prepare(self, graphs: Graphs, device: Fields[Tensor]) -> None:
-        """Captures what usual steps of this many rows need."""
-        for variant in USUAL:
+        """Captures what steps of this many rows need."""
+        for variant in Variant:
             self._choose(graphs, device, variant)
 
     def _choose(self, graphs: Graphs, fields: Fields[Tensor], variant: Variant) -> None:
-        rows = len(fields.sample_slots)
-        if variant is Variant.FULL:
-            self._state.prepare_full(penalties=False)
-        key = ("sample", rows, variant, self._state.generation if variant is Variant.FULL else 0)
+        key = ("sample", len(fields.sample_slots), variant)
         graphs.run(key, lambda: self._launch(fields, variant))
 
     def _launch(self, fields: Fields[Tensor], variant: Variant) -> None:

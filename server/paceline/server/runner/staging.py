@@ -17,6 +17,7 @@ from ..step import Row, Step
 Array = TypeVar("Array")
 _ALIGN = 4  # int32s: Triton tells 16-byte aligned pointers apart, and would compile twice
 DEVICE_TOKEN = -1  # the slot's last token, which is on the device already
+DECODES = -1  # in place of a block's number of tokens: one, which decodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,9 @@ class Fields(Generic[Array]):
 
 
 def split(line: Array, shape: Shape) -> Fields[Array]:
-    """The fields of a line that is long enough."""
+    """The fields of a line. ValueError where it is too short."""
+    if len(line) < shape.length:  # type: ignore[arg-type]
+        raise ValueError(f"{shape} needs a line of {shape.length}")
     parts, start = [], 0
     for size in shape.sizes:
         parts.append(line[start : start + size])  # type: ignore[index]
@@ -235,7 +238,7 @@ def _fill_singles(
     fields.token_slots[here] = singles.slots
     blocks[these, 0] = singles.slots
     blocks[these, 1] = np.arange(at, at + count)
-    blocks[these, 2] = 1
+    blocks[these, 2] = DECODES
     blocks[these, 3] = singles.starts
     return block + count
 

@@ -6,9 +6,11 @@ import logging
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import EngineConfig, ModelConfig
+from ..errors import StepOutOfMemory
 from ..pages import PADDING_PAGE
 from ..rectangles import Buckets
 from ..request import Request, SamplingParams, StoppingParams
@@ -77,10 +79,20 @@ class TorchRunner:
 
     @torch.inference_mode()
     def launch(self, step: Step) -> _Launched:
-        """Runs the model on a step."""
-        packed = pack(step, self._cache, self._device)
-        # A step of prompt chunks alone chooses nothing; one place keeps the output from being empty.
-        keep = packed.sample_at if len(packed.sample_at) else packed.sample_at.new_zeros(1)
+        """Runs the model on a step. StepOutOfMemory if the device cannot hold it."""
+        try:
+            return self._launch(step)
+        except torch.OutOfMemoryError as exc:
+            torch.cuda.empty_cache()
+            raise StepOutOfMemory(str(exc).splitlines()[0]) from exc
+
+    def _launch(self, step: Step) -> _Launched:
+        alone = self._engine.deterministic
+        packed = pack(step, self._cache, self._device, alone=alone)
+        # A step of prompt chunks alone chooses nothing; one place keeps the output from being empty. Where rows are
+        # not to depend on each other, as many logits are computed as could be asked for.
+        places = max(1, len(packed.sample_at), step.padded_rows if alone else 0)
+        keep = F.pad(packed.sample_at, (0, places - len(packed.sample_at)))
         logits = self._model(
             input_ids=packed.input_ids,
             position_ids=packed.positions,

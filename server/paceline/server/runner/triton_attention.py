@@ -3,7 +3,7 @@
 The line of a step's tokens is cut into *query blocks*: up to `BLOCK_Q` neighbouring tokens of one sequence. A program
 takes one block and one key head, lays the query heads that share it (GQA) out as further queries, and goes over the
 sequence's pages with an online softmax (Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867; Dao 2022,
-https://arxiv.org/abs/2205.14135). A block of one token is also cut along its keys into splits of `SPLIT` tokens, merged
+https://arxiv.org/abs/2205.14135). A token that decodes is also cut along its keys into splits of `SPLIT` tokens, merged
 in order by a second kernel (flash decoding). Where the cuts lie depends on the sequence alone, never on the batch, so
 its result does not either.
 """
@@ -28,10 +28,11 @@ class PagedStep:
     Attributes:
         positions: of each token of the line, `[tokens]`.
         token_slots: whose it is, `[tokens]`; -1 for padding, which is neither stored nor attended to.
-        blocks: `[blocks, 4]`: slot, first token in the line, number of tokens (0: an empty block), first position.
+        blocks: `[blocks, 4]`: slot, first token in the line, number of tokens, first position. No tokens make an empty
+            block; -1 is one token that decodes, which alone may be cut along its keys.
         page_table: `[slots, pages]`: where each slot's tokens are.
         block_q: tokens a block holds at most.
-        splits: how many splits the longest one-token block may have, see `splits_for`.
+        splits: how many splits the longest decoding token may have, see `splits_for`.
     """
 
     positions: Tensor
@@ -97,13 +98,14 @@ def _attend(
     split = tl.program_id(2)
     slot = tl.load(blocks + block * 4)
     first = tl.load(blocks + block * 4 + 1)
-    count = tl.load(blocks + block * 4 + 2)
+    marked = tl.load(blocks + block * 4 + 2)
+    count = tl.abs(marked)
     position = tl.load(blocks + block * 4 + 3)
     context = position + count
     start = 0
     end = context
-    # Only single tokens are cut along their keys: chunks have blocks enough.
-    alone = (count > 1) | (context <= SPLIT_KEYS) | (SPLITS == 1)
+    # Only decoding tokens are cut along their keys: chunks have blocks enough.
+    alone = (marked > 0) | (context <= SPLIT_KEYS) | (SPLITS == 1)
     if alone:
         if split > 0:
             end = 0
@@ -188,9 +190,9 @@ def _merge(
     block = tl.program_id(0)
     head = tl.program_id(1)
     first = tl.load(blocks + block * 4 + 1)
-    count = tl.load(blocks + block * 4 + 2)
-    context = tl.load(blocks + block * 4 + 3) + count
-    if (count == 1) & (context > SPLIT_KEYS):
+    marked = tl.load(blocks + block * 4 + 2)
+    context = tl.load(blocks + block * 4 + 3) + 1
+    if (marked < 0) & (context > SPLIT_KEYS):
         used = (context + SPLIT_KEYS - 1) // SPLIT_KEYS
         dim = tl.arange(0, BLOCK_D)
         spot = (block * HEADS + head) * SPLITS

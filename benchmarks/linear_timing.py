@@ -1,4 +1,4 @@
-"""Times the ways to run a linear layer on the GPU at hand, and keeps what was found.
+"""Times the ways to run a linear layer on the GPU at hand.
 
 A time is that of a call inside a CUDA graph whose calls take turns with weights that together do not fit into
 the L2 cache, as the layers of a model do. Nothing here may run while a graph is captured.
@@ -6,23 +6,19 @@ the L2 cache, as the layers of a model do. Nothing here may run while a graph is
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .linear_configs import Config, Layer, candidates
-from .triton_linear import linear, linear_residual, norm_linear
+from paceline.server.runner.linear_configs import Config, Layer
+from paceline.server.runner.triton_linear import linear, linear_residual, norm_linear
 
 EPS = 1e-5
 MIN_CALLS, MAX_CALLS = 20, 128
@@ -113,75 +109,9 @@ def time_configs(trial: Trial, configs: Sequence[Config]) -> list[dict[str, Any]
     return rows
 
 
-def tune(
-    shapes: Iterable[Layer],
-    ms: Iterable[int],
-    device: torch.device,
-    *,
-    budget_s: float | None = 10.0,
-) -> dict[str, Any]:
-    """The fastest config for each layer and number of rows, as JSON: by `Layer.key`, with its time in `us`.
-
-    No further measurement begins after `budget_s`: what is missing then stays with the guess of `pick`.
-    """
-    started = time.monotonic()
-    best: dict[str, Any] = {}
-    ms = tuple(ms)
-    for layer in shapes:
-        for m in ms:
-            if budget_s is not None and time.monotonic() - started >= budget_s:
-                return best
-            rows = time_configs(make_trial(layer, m, device), candidates(layer, m))
-            best[layer.key(m)] = fastest(rows)
-    return best
-
-
 def fastest(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The row with the least time."""
     return min((row for row in rows if "us" in row), key=lambda row: float(row["us"]))
-
-
-def save_table(table: dict[str, Any], device: torch.device) -> Path:
-    """Adds to the user's table for this GPU and these versions; returns its file."""
-    path = table_path(device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = (_read(path) if path.exists() else {}) | table
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(whole, indent=1, sort_keys=True), encoding="utf-8")
-    draft.replace(path)  # another process reads the old table or the new one
-    return path
-
-
-def load_table(device: torch.device) -> dict[str, Config]:
-    """What was measured on such a GPU with these versions, by `Layer.key`; empty where nothing was."""
-    rows = _read(table_path(device))
-    try:
-        return {key: Config(**row["config"]) for key, row in rows.items()}
-    except (TypeError, KeyError, ValueError, AttributeError):  # written by another version of this
-        return {}
-
-
-def table_path(device: torch.device) -> Path:
-    """The user's table for this GPU, torch and Triton."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    parts = (name, f"torch {torch.__version__}", f"triton {_triton_version()}")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    plain = "-".join(parts).replace(" ", "-").replace("/", "-")
-    return Path(cache) / "paceline" / f"linear-{plain}.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _triton_version() -> str:
-    import triton
-
-    return str(getattr(triton, "__version__", None) or version("triton"))
 
 
 def _l2_bytes(device: torch.device) -> int:
