@@ -1,4 +1,4 @@
-"""Everything that needs torch."""
+"""Everything that touches torch: loading, packing, attention, sampling, baselines."""
 
 import os as _os
 
