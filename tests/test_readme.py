@@ -180,7 +180,9 @@ def test_the_settings_table_tells_the_defaults() -> None:
     assert len(shown) > 10
     for name, default in shown.items():
         real = ServeConfig.model_fields[name].default
-        if real is None:
+        if isinstance(real, bool):
+            assert default == str(real).lower()
+        elif real is None:
             assert not re.fullmatch(r"[\d.]+", default)
         else:
             assert default == format(real, "g" if isinstance(real, float) else "")
