@@ -1,6 +1,6 @@
 """What int8 costs in quality: the embedded model's answers beside its own in float32.
 
-    python benchmarks/quality.py [int8]
+    python benchmarks/quality.py
 
 Prints, over texts that the float32 model continues greedily for 64 tokens each: the share of places where the
 quantised model, given the same text before it, would choose the same token, and the mean absolute error of its
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 
 import torch
 
@@ -36,12 +35,12 @@ PROMPTS = (
 
 
 @torch.inference_mode()
-def main(method: str) -> None:
+def main() -> None:
     loaded = loading.load(ModelConfig(device="cpu", dtype="float32"))
     exact = loaded.model
     fuse_projections(exact)
     rough = copy.deepcopy(exact)
-    quantize_linear_layers(rough, method)
+    quantize_linear_layers(rough)
     same, places, logit_error, logprob_error = 0, 0, 0.0, 0.0
     for prompt in PROMPTS:
         ids = torch.tensor([loaded.tokenizer.encode(prompt)])
@@ -56,7 +55,7 @@ def main(method: str) -> None:
     print(  # noqa: T201
         json.dumps(
             {
-                "method": method,
+                "method": "int8",
                 "places": places,
                 "same_choice": same / places,
                 "mean_logit_error": logit_error / places,
@@ -67,4 +66,4 @@ def main(method: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "int8")
+    main()

@@ -89,8 +89,8 @@ class ModelConfig(BaseModel):
         None, ge=1, description="memory for pages; unset: from what is free"
     )
     num_threads: int | None = Field(None, ge=1, description="CPU threads; unset: physical cores")
-    quantization: Literal["none", "int8", "int8-weight-only", "fp8"] = Field(
-        "none", description="number format of the linear layers' weights"
+    quantization: Literal["none", "int8"] = Field(
+        "none", description="number format of the linear layers' weights; int8 on a CPU"
     )
     attention: Literal["auto", "sdpa", "triton"] = Field(
         "auto", description="attention kernel; auto: triton on a GPU, else sdpa"

@@ -13,6 +13,7 @@ from .linear import detach_from_file, replace_linear_layers
 # Elsewhere products of bytes are summed in 16 bits, and 7 bits of weight keep the sums of two from saturating.
 # Weights, with a scale for each output, lose less by it than activations.
 _WIDE_SUMS = ("avx512_vnni", "avx_vnni", "amx_int8")
+_OPERATOR = "linear_with_input_q_dq_qweight_dq_output_fp32"
 _ACTIVATION_LEVELS = 127
 _LEAST = 1e-30  # stands for the largest value of a row of zeros
 
@@ -37,7 +38,7 @@ class Int8Linear(nn.Module):
         """Any float format in, the same out."""
         flat = x.reshape(-1, self.in_features).float()
         largest = flat.abs().amax(1, keepdim=True).clamp_min_(_LEAST)
-        y: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        y: Tensor = getattr(torch.ops.quantized, _OPERATOR)(
             flat / largest, 1 / _ACTIVATION_LEVELS, _ACTIVATION_LEVELS + 1, self._packed
         )
         y = y * largest if self.bias is None else torch.addcmul(self.bias, y, largest)
@@ -56,17 +57,15 @@ def _pack_int8(weight: Tensor, levels: int) -> object:
         return torch.ops.quantized.linear_prepack(typed, None)
 
 
-def quantize_linear_layers(model: nn.Module, method: str) -> int:
+def quantize_linear_layers(model: nn.Module) -> int:
     """Replaces every linear layer of a model on CPU in place, the output matrix included; returns how many.
 
     Embeddings stay as they are.
 
     Raises:
-        SetupError: there is no such method here.
+        SetupError: this torch cannot.
     """
-    if method != "int8":
-        raise SetupError(f"--quantization {method} is not there on CPU; use int8 or none")
-    if not hasattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32"):
+    if not hasattr(torch.ops.quantized, _OPERATOR):
         raise SetupError("--quantization int8: this torch build has no int8 operators for CPU")
     levels = _weight_levels()
 
@@ -79,5 +78,8 @@ def quantize_linear_layers(model: nn.Module, method: str) -> int:
 
 
 def _weight_levels() -> int:
-    found = torch.cpu.get_capabilities()
+    capabilities = getattr(
+        torch.cpu, "get_capabilities", None
+    )  # since torch 2.12; before, the safe way
+    found = {} if capabilities is None else capabilities()
     return 127 if any(found.get(feature) for feature in _WIDE_SUMS) else 63

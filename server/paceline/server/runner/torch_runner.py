@@ -134,11 +134,11 @@ class TorchRunner:
 
 
 def prepare_linear_layers(model: nn.Module, quantization: str) -> None:
-    """Packs or quantises for the CPU. SetupError where there is no such quantisation."""
+    """Packs or quantises for the CPU. SetupError where this torch cannot."""
     if quantization == "none":
         pack_linear_layers(model)
     else:
-        quantize_linear_layers(model, quantization)
+        quantize_linear_layers(model)
 
 
 def _sample_row(row: Row) -> SampleRow:
