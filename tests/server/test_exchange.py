@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from mock_serving import WAIT_S, Gate
 from paceline.server.config import EngineConfig
 from paceline.server.engine import Engine
 from paceline.server.errors import InvalidRequest, QueueFull, Unavailable
 from paceline.server.mock import MockRunner
+from paceline.server.processes import sockets
 from paceline.server.processes.exchange import Exchange, Link
+from paceline.server.processes.messages import decode_outputs
 from paceline.server.processes.remote_engine import RemoteEngine
 from paceline.server.request import (
     FinishReason,
@@ -24,6 +27,7 @@ from paceline.server.request import (
     Request,
     SamplingParams,
     StoppingParams,
+    TokenLogprobs,
 )
 from paceline.server.step import Step
 from paceline.server.stream import Hub, OutputStream
@@ -113,6 +117,57 @@ async def test_a_step_is_one_message_for_each_front_end(
         assert sum(len(output.token_ids) for output in await outputs(stream)) == 4
     assert len(flushes) == (await pair.two.load()).steps < 12
     assert not pair.one._slots and not pair.one._running  # nothing is remembered of what ended
+
+
+async def test_a_slots_outputs_keep_their_order() -> None:
+    """A plain token behind one with log-probabilities stays behind it, up to the end of the message."""
+    endpoint = "inproc://a-front-end"
+    with sockets.make(zmq.PULL) as pull:
+        pull.bind(endpoint)
+        link = Link(endpoint)
+        logprobs = (TokenLogprobs(-0.5, ()),)
+        for slot, token in [(1, Output("a", 0, (5,), logprobs)), (1, Output("a", 0, (6,)))]:
+            link.add(slot, token)
+        link.add(2, Output("b", 0, (7,)))
+        link.flush()
+        link.add(1, Output("a", 0, (8,)))
+        link.flush()
+        first, second = decode_outputs(pull.recv()), decode_outputs(pull.recv())
+        link.close()
+    assert [(other.slot, other.token_ids) for other in first.others] == [(1, (5,)), (1, (6,))]
+    assert (first.slots, first.tokens) == ([2], [7])
+    assert (second.slots, second.tokens, second.others) == ([1], [8], [])
+
+
+async def test_an_error_loses_one_message_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """What came together with a message that cannot be handled is taken all the same."""
+    taken: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def take(message: list[bytes]) -> None:
+        (body,) = message
+        taken.put_nowait(body)
+
+    with sockets.make(zmq.PULL) as pull, sockets.make(zmq.PUSH) as push:
+        pull.bind("inproc://an-inlet")  # such messages are there as soon as they are sent
+        push.connect("inproc://an-inlet")
+        for frames in ([b"a"], [b"two", b"frames"], [b"b"]):
+            push.send_multipart(frames)
+        inlet = sockets.Inlet(pull, take)
+        async with asyncio.timeout(WAIT_S):
+            assert [await taken.get(), await taken.get()] == [b"a", b"b"]
+        inlet.close()
+    assert "a message of another process was lost" in caplog.text
+
+
+async def test_what_cannot_be_read_harms_nobody(make: Callable[..., Pair]) -> None:
+    """Either side goes on with what follows a message that makes no sense."""
+    pair = make()
+    pair.one._control.send(b"?")
+    async with asyncio.timeout(WAIT_S):
+        await pair.one.load()
+        pair.exchange._inlet.send(b"frontend-1", b"?")
+        await pair.one.load()
+    assert len(await outputs(await pair.one.start(request("a", 4)))) == 4
 
 
 async def test_refusals_come_back(make: Callable[..., Pair]) -> None:

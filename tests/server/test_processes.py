@@ -90,10 +90,10 @@ class Frontend:
 class Server:
     """A server of processes that is ready."""
 
-    def __init__(self, *flags: str, program: Path = PROGRAM, step_s: float = 0.005) -> None:
+    def __init__(self, *flags: str, python: str = sys.executable, step_s: float = 0.005) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(program), "--port", "0", "--metrics-port", "0", *flags],
-            env=os.environ | {"STEP_S": str(step_s)},
+            [python, str(PROGRAM), "--port", "0", "--metrics-port", "0", *flags],
+            env=os.environ | {"STEP_S": str(step_s), "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -160,6 +160,11 @@ class Server:
         lines = self.get("/metrics").splitlines()
         return next((float(line.split()[-1]) for line in lines if line.startswith(sample + " ")), 0)
 
+    def until_logged(self, words: str) -> None:
+        """Reads the log up to a line with these words."""
+        assert self.process.stderr is not None
+        assert any(words in line for line in self.process.stderr), "it ended without the words"
+
     def finish(self) -> tuple[int, str]:
         """Exit code and standard error, when the process and all its children have ended."""
         _, errors = self.process.communicate(timeout=WAIT_S)
@@ -200,6 +205,14 @@ def start() -> Iterator[Callable[..., Server]]:
     yield start_one
     for server in running:
         server.close()
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """A name of the interpreter: without it, a server that runs under it can start no process."""
+    name = tmp_path / "python"
+    name.symlink_to(sys.executable)
+    return name
 
 
 def text_of(call: Any) -> tuple[str, Any]:
@@ -363,6 +376,21 @@ class TestDeaths:
         server.process.send_signal(signal.SIGTERM)
         assert server.finish()[0] == 0
 
+    def test_a_restart_that_fails_is_tried_again(
+        self, start: Callable[..., Server], python: Path
+    ) -> None:
+        """Where no process can be started for a while, a front end takes the place as soon as one can."""
+        server = start(python=str(python))
+        one, _ = server.connect_each()
+        python.unlink()
+        os.kill(one.pid, signal.SIGKILL)
+        server.until_logged("a front end could not be started")
+        python.symlink_to(sys.executable)
+        until(lambda: len(server.children("frontend")) == 2)
+        for frontend in server.connect_each():
+            frontend.until_serving()
+            assert frontend.generate().usage.completion_tokens == 8
+
     def test_a_dead_engine_ends_the_server(self, start: Callable[..., Server]) -> None:
         """Health says NOT_SERVING, running calls end with UNAVAILABLE, and the exit code is 1."""
         server = start()
@@ -418,6 +446,38 @@ class TestLeaving:
         assert code == 0, errors
         assert "Traceback" not in errors
 
+    def test_a_dead_front_end_does_not_cut_a_drain_short(
+        self, start: Callable[..., Server], python: Path
+    ) -> None:
+        """While one waits for its restart, the others' streams get all of their tokens; exit code 0."""
+        server = start(python=str(python))
+        one, two = server.connect_each()
+        python.unlink()  # so that it waits until the end
+        os.kill(one.pid, signal.SIGKILL)
+        server.until_logged("a front end could not be started")
+        call = two.stream(400)
+        server.process.send_signal(signal.SIGTERM)
+        _, last = text_of(call)
+        assert last.summary.usage.completion_tokens == 400
+        code, errors = server.finish()
+        assert code == 0, errors
+        assert "Traceback" not in errors
+
+    def test_a_hung_front_end_does_not_hold_up_the_end(self, start: Callable[..., Server]) -> None:
+        """It is killed when the drain is over; the exit code says that its readers may lack something."""
+        server = start("--drain-timeout-s", "0.1")
+        one, two = server.connect_each()
+        call = two.stream(100)
+        os.kill(one.pid, signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        _, last = text_of(call)
+        assert last.summary.usage.completion_tokens == 100
+        code, errors = server.finish()
+        assert code == 1, errors
+        assert f"process {one.pid} does not answer" in errors
+        assert "Traceback" not in errors
+        assert not psutil.pid_exists(one.pid)
+
     def test_a_second_signal_cuts_short(self, start: Callable[..., Server]) -> None:
         """What runs ends with ABORTED and its tokens so far; the exit code says so."""
         server = start("--drain-timeout-s", "600")
@@ -432,26 +492,6 @@ class TestLeaving:
         code, errors = server.finish()
         assert code == 1
         assert "Traceback" not in errors
-
-    def test_a_signal_while_loading_ends_at_once(self) -> None:
-        """Nobody has to wait for a model that is not wanted any more, and no process stays behind."""
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *("--port", "0", "--metrics-port", "none")],
-            env=os.environ | {"LOAD_S": "600", "PACELINE_FRONTENDS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stderr is not None
-            assert "loading the model" in process.stderr.readline()
-            process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=WAIT_S)
-        finally:
-            process.kill()
-            process.communicate()
-        assert process.returncode == 0
-        assert output == ""
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line() -> None:

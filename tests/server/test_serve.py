@@ -163,11 +163,14 @@ def test_idle_server_stops_at_once(start: Callable[..., Process]) -> None:
     assert "secret" not in errors
 
 
-def test_signal_while_loading_ends_at_once() -> None:
-    """Nobody has to wait for a model that is not wanted any more."""
+@pytest.mark.parametrize("frontends", ["0", "1"])
+def test_signal_while_loading_ends_at_once(frontends: str) -> None:
+    """Nobody has to wait for a model that is not wanted any more, and no process stays behind."""
+    if frontends != "0" and sys.platform != "linux":
+        pytest.skip("ports are shared on Linux alone")
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), "--port", "0", "--metrics-port", "none"],
-        env=os.environ | {"LOAD_S": "600"},
+        env=os.environ | {"LOAD_S": "600", "PACELINE_FRONTENDS": frontends},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

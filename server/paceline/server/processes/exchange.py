@@ -41,6 +41,7 @@ class Link:
         self._endpoint = endpoint
         self._socket: zmq.Socket[bytes] | None = None
         self._batch = Outputs([], [], [])
+        self._others: set[int] = set()  # the slots of the batch's `others`
 
     @property
     def empty(self) -> bool:
@@ -50,17 +51,17 @@ class Link:
     def add(self, slot: int, output: Output) -> None:
         batch, tokens = self._batch, output.token_ids
         plain = len(tokens) == 1 and output.finish is None and not output.logprobs
-        if (plain and not batch.others) or (
-            plain and all(other.slot != slot for other in batch.others)
-        ):
+        if plain and slot not in self._others:
             batch.slots.append(slot)
             batch.tokens.append(tokens[0])
         else:
             batch.others.append(Other(slot, tokens, output.logprobs, output.finish))
+            self._others.add(slot)
 
     def flush(self, last: bool = False) -> None:
         """Sends what gathered as one message. Never blocks: the socket has no bound."""
         batch, self._batch = self._batch, Outputs([], [], [])
+        self._others.clear()
         if self.gone:
             return
         if self._socket is None:
@@ -159,13 +160,13 @@ class Exchange:
         assert self._engine is not None
         return self._engine
 
-    def _take(self, messages: list[list[bytes]]) -> None:
-        for identity, body in messages:
-            if identity in self._gone:
-                continue
-            answer = self._handle(identity, body)
-            if answer is not None:
-                self._inlet.send(identity, encode(answer))
+    def _take(self, message: list[bytes]) -> None:
+        identity, body = message
+        if identity in self._gone:
+            return
+        answer = self._handle(identity, body)
+        if answer is not None:
+            self._inlet.send(identity, encode(answer))
 
     def _handle(self, identity: bytes, body: bytes) -> ToFrontend | None:
         match decode_to_engine(body):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from ..config import ServeConfig
 from ..errors import SetupError
 from ..facts import Facts
 from ..tally import Tally
-from .launch import Child
+from .launch import ANSWER_S, Child
 from .orders import (
     AwaitIdle,
     Close,
@@ -94,14 +94,22 @@ class Frontends:
             child.send(order)
 
     async def leave(self) -> None:
-        """Health says NOT_SERVING everywhere, and none is restarted any more."""
+        """Health says NOT_SERVING everywhere but where one hangs, and none is restarted any more. Idempotent."""
+        if self._leaving:
+            return
         self._leaving = True
-        await self._ask_all(Leave)
+        await asyncio.gather(*(child.ask(Leave) for child in self._children))
 
     async def answered(self, timeout_s: float) -> bool:
-        """Waits until no call is being answered; whether that came true in time, and all were there."""
-        answers = await self._ask_all(lambda call: AwaitIdle(call, timeout_s))
-        return all(answers) and len(answers) == len(self._places)
+        """Waits until no call is being answered; whether that came true in time. One that is gone answers none."""
+        asked = self._children
+        answers = await asyncio.gather(
+            *(
+                child.ask(lambda call: AwaitIdle(call, timeout_s), timeout_s + ANSWER_S)
+                for child in asked
+            )
+        )
+        return all(ok or child.ended for child, ok in zip(asked, answers, strict=True))
 
     async def close(self, timeout_s: float) -> None:
         """Ends them all; those that do not end by themselves in time are killed."""
@@ -122,35 +130,49 @@ class Frontends:
     def _children(self) -> list[Child[FromFrontend]]:
         return [place.child for place in self._places if place.child is not None]
 
-    async def _ask_all(self, order: Callable[[int], msgspec.Struct]) -> list[bool]:
-        asked: list[Awaitable[bool]] = [child.ask(order) for child in self._children]
-        return list(await asyncio.gather(*asked))
-
     async def _keep(self, place: _Frontend) -> None:
         """Fills a place until the server leaves."""
         loop = asyncio.get_running_loop()
         delay, most = _BACKOFF_S
         while not self._leaving:
             begun, serial = loop.time(), next(self._serials)
-            child = await self._start(serial)
-            place.child, place.up = child, False
-            code = await child.follow(lambda message: self._take(place, message))
-            place.child = None
-            if code or not self._leaving:
-                self._gone(serial)
-            if self._leaving:
-                return
-            if not place.serving.is_set():
-                place.error = SetupError(child.line or "a front end could not start; see the log")
-                return
+            try:
+                child = await self._start(serial)
+            except OSError as exc:
+                if not place.serving.is_set():
+                    raise  # nobody was served yet: `start` or `open` tells
+                end = f"could not be started ({exc})"
+            else:
+                code = await self._follow(place, child, serial)
+                if code is None:
+                    return
+                end = f"died (exit code {code})"
             if loop.time() - begun > _STEADY_S:
                 delay = _BACKOFF_S[0]
-            logger.error("a front end died (exit code %d): restarting in %g s", code, delay)
+            logger.error("a front end %s: restarting in %g s", end, delay)
             await asyncio.sleep(delay)
             delay = min(most, 2 * delay)
 
+    async def _follow(
+        self, place: _Frontend, child: Child[FromFrontend], serial: int
+    ) -> int | None:
+        """Hears a process to its end; its exit code, or None if no other one is to follow it."""
+        place.child, place.up = child, False
+        code = await child.follow(lambda message: self._take(place, message))
+        place.child = None
+        if code or not self._leaving:
+            self._gone(serial)
+        if self._leaving:
+            return None
+        if not place.serving.is_set():
+            place.error = SetupError(child.line or "a front end could not start; see the log")
+            return None
+        return code
+
     def _open(self, place: _Frontend) -> None:
-        if self._facts is not None and place.child is not None and place.up:
+        if self._leaving or self._facts is None:
+            return
+        if place.child is not None and place.up:
             place.child.send(Open(self._facts))
 
     async def _start(self, serial: int) -> Child[FromFrontend]:

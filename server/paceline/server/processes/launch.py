@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import socket
 import sys
@@ -14,6 +15,10 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from .orders import Done, Pipe, SetupFailed
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 3.0  # for a child to answer what takes it no time: longer, and it hangs
 
 In = TypeVar("In")
 
@@ -27,15 +32,18 @@ class Child(Generic[In]):
         self._pipe = pipe
         self._calls = itertools.count()
         self._answers: dict[int, asyncio.Future[bool]] = {}
-        self._ended = False
+        self.ended = False
 
     @classmethod
     async def start(cls, module: str, first: msgspec.Struct, kinds: Any) -> Child[In]:
-        """Runs `module`, which sends messages of the types `kinds`, and gives it its first message."""
+        """Runs `module`, which sends messages of the types `kinds`, and gives it its first message.
+
+        OSError if the machine has no process or descriptor left for it.
+        """
         ours, theirs = socket.socketpair()
-        with theirs:
-            # -P and our own path: what we can import the child can, from the same places.
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # -P and our own path: what we can import the child can, from the same places.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())),
                 pass_fds=[theirs.fileno()],
@@ -43,6 +51,11 @@ class Child(Generic[In]):
                 env=environment,
                 process_group=0,  # a terminal's interrupt is for the supervisor alone
             )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         child = cls(process, await Pipe.open(ours, kinds))
         child.send(first)
         return child
@@ -50,16 +63,22 @@ class Child(Generic[In]):
     def send(self, order: msgspec.Struct) -> None:
         self._pipe.send(order)
 
-    async def ask(self, order: Callable[[int], msgspec.Struct]) -> bool:
-        """Sends an order and waits for its answer; False if the child ends before."""
-        if self._ended:
+    async def ask(
+        self, order: Callable[[int], msgspec.Struct], timeout_s: float = ANSWER_S
+    ) -> bool:
+        """Sends an order and waits for its answer; False if the child ends before, or is late."""
+        if self.ended:
             return False
         call = next(self._calls)
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answers[call] = answer
-        self.send(order(call))
+        message = order(call)
+        self.send(message)
         try:
-            return await answer
+            return await asyncio.wait_for(answer, timeout_s)
+        except TimeoutError:
+            logger.error("process %d does not answer %s", self.process.pid, type(message).__name__)
+            return False
         finally:
             self._answers.pop(call, None)
 
@@ -75,7 +94,7 @@ class Child(Generic[In]):
                     self.line = line
                 case _:
                     take(message)
-        self._ended = True
+        self.ended = True
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_result(False)

@@ -138,17 +138,17 @@ class RemoteEngine:
         finally:
             self._calls.pop(call, None)
 
-    def _take_answers(self, messages: list[list[bytes]]) -> None:
-        for (body,) in messages:
-            match decode_to_frontend(body):
-                case Accepted(first):
-                    self._settle(first, None)
-                case Refused(first, error):
-                    self._settle(first, error)
-                case Aborted(call, count):
-                    self._answer(call, count)
-                case LoadIs(call, load):
-                    self._answer(call, load)
+    def _take_answers(self, message: list[bytes]) -> None:
+        (body,) = message
+        match decode_to_frontend(body):
+            case Accepted(first):
+                self._settle(first, None)
+            case Refused(first, error):
+                self._settle(first, error)
+            case Aborted(call, count):
+                self._answer(call, count)
+            case LoadIs(call, load):
+                self._answer(call, load)
 
     def _answer(self, call: int, value: Any) -> None:
         answer = self._calls.get(call)
@@ -170,11 +170,11 @@ class RemoteEngine:
             else:
                 answer.set_exception(error)
 
-    def _take_outputs(self, messages: list[list[bytes]]) -> None:
-        """All steps that have come reach their streams before any of these is woken."""
+    def _take_outputs(self, message: list[bytes]) -> None:
+        """All steps that have come reach their streams before the loop wakes any reader."""
+        (body,) = message
         outputs: list[Output] = []
-        for (body,) in messages:
-            self._read(decode_outputs(body), outputs)
+        self._read(decode_outputs(body), outputs)
         self._hub.dispatch(outputs)
 
     def _read(self, step: Outputs, outputs: list[Output]) -> None:

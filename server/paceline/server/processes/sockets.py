@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import zmq
+
+logger = logging.getLogger(__name__)
 
 # Lasts as long as the process, like the threads that ZeroMQ runs for it.
 _context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -22,11 +25,12 @@ def make(kind: int) -> zmq.Socket[bytes]:
 
 
 class Inlet:
-    """Calls `take` with all messages that are there, each a list of frames, whenever some came."""
+    """Calls `take` with each message, a list of frames: whenever some came, with all in one go.
 
-    def __init__(
-        self, socket: zmq.Socket[bytes], take: Callable[[list[list[bytes]]], None]
-    ) -> None:
+    An error of `take` is one message's: it is logged, and the others are taken all the same.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], take: Callable[[list[bytes]], None]) -> None:
         self._socket = socket
         self._take = take
         self._fd = int(socket.getsockopt(zmq.FD))
@@ -54,5 +58,8 @@ class Inlet:
                 messages.append(self._socket.recv_multipart(zmq.NOBLOCK))
         except zmq.Again:
             pass
-        if messages:
-            self._take(messages)
+        for message in messages:
+            try:
+                self._take(message)
+            except Exception:
+                logger.exception("a message of another process was lost")

@@ -19,7 +19,7 @@ from ..facts import Facts
 from ..request import Load
 from ..server_info import ServerInfo
 from .frontends import Frontends
-from .launch import Child
+from .launch import ANSWER_S, Child
 from .orders import (
     AwaitIdle,
     Close,
@@ -145,7 +145,9 @@ class Supervisor:
         assert self._engine is not None and self._frontends is not None
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
-        if not await self._engine.ask(lambda call: AwaitIdle(call, timeout_s)):
+        if not await self._engine.ask(
+            lambda call: AwaitIdle(call, timeout_s), timeout_s + ANSWER_S
+        ):
             return False
         return await self._frontends.answered(max(0.0, until - loop.time()))
 
@@ -153,10 +155,7 @@ class Supervisor:
         """Ends what runs with ABORTED. Idempotent."""
         if self._engine is None or not self._ready.done() or self._ready.cancelled():
             return  # nothing runs on a model that is not there
-        try:
-            await asyncio.wait_for(self._engine.ask(Stop), _STOP_S)
-        except TimeoutError:
-            logger.error("the engine does not stop")
+        await self._engine.ask(Stop, _STOP_S)
 
     async def _watch(self, engine: Child[FromEngine]) -> None:
         """Reads what the engine says until it ends. To restart an engine, this is the place."""
