@@ -17,7 +17,7 @@ from paceline.server.runner.torch_runner import TorchRunner
 from paceline.server.scheduler import Scheduler
 from tiny_models import MAX_POSITIONS, model_info, tiny_model
 
-TARGETS = 4
+TARGETS = 3
 ROWS = 64
 
 
@@ -70,21 +70,13 @@ def run(
     return outputs
 
 
-@pytest.mark.parametrize(
-    ("family", "dtype"),
-    [
-        ("llama", torch.float32),
-        ("llama", torch.bfloat16),
-        ("gemma2", torch.float32),
-    ],
-    ids=str,
-)
-def test_alone_and_in_a_crowd(family: str, dtype: torch.dtype) -> None:
-    """Tokens and log-probabilities of four requests, each alone and all among 64 others."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_alone_and_in_a_crowd(dtype: torch.dtype) -> None:
+    """Tokens and log-probabilities of three requests, each alone and all among 64 others."""
     config = EngineConfig(
         max_batch_size=ROWS, page_size=4, deterministic=True, prefill_chunk=16, max_step_tokens=64
     )
-    torch_runner = runner(family, dtype, config)
+    torch_runner = runner("llama", dtype, config)
     alone = [run(torch_runner, config, [request])[request.id] for request in targets()]
     assert all(len(outputs) == 8 for outputs in alone)
     crowd = neighbours()

@@ -166,6 +166,7 @@ PROMPTS = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", [Mode.STATIC, Mode.CONTINUOUS])
 def test_the_embedded_model_equals_generate(mode: Mode) -> None:
     """The real default model, batched on real prompts, says what it says one prompt at a time."""

@@ -119,7 +119,7 @@ def test_tokens_equal_generate(family: str) -> None:
     assert load.cached_tokens > 0 and load.preemptions > 0
 
 
-def beginnings(drive: Drive, tokens: int = 4) -> list[list[int]]:
+def beginnings(drive: Drive, tokens: int = 3) -> list[list[int]]:
     """The first tokens of all work, driven from beginning to end."""
     for i, (prompt, _) in enumerate(work()):
         drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, StoppingParams(tokens), 0.0))
@@ -127,16 +127,16 @@ def beginnings(drive: Drive, tokens: int = 4) -> list[list[int]]:
     return [drive.tokens[str(i)] for i in range(len(work()))]
 
 
-@pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
-def test_padded_modes(mode: Mode) -> None:
-    """The rectangles of the other modes, padding and all, go through the same line of tokens."""
-    assert beginnings(Drive("llama", mode)) == [tokens[:4] for tokens in references("llama")]
+def test_static_batches() -> None:
+    """Rectangles with rows of padding go through the same line of tokens."""
+    drive = Drive("llama", Mode.STATIC)
+    assert beginnings(drive) == [tokens[:3] for tokens in references("llama")]
 
 
 def test_transformers_own_layers_say_the_same() -> None:
     """Without the fused layers, the model's own code runs on the same kernels."""
     drive = Drive("llama", fused_layers=False)
-    assert beginnings(drive) == [tokens[:4] for tokens in references("llama")]
+    assert beginnings(drive) == [tokens[:3] for tokens in references("llama")]
 
 
 @pytest.mark.filterwarnings(
@@ -161,21 +161,21 @@ def test_a_row_of_not_a_number_harms_nobody() -> None:
 
 def test_deterministic_among_neighbours() -> None:
     """Tokens and log-probabilities are the same to the last bit alone and in a crowd."""
-    target = Request("t", tuple(range(9, 30)), GREEDY, StoppingParams(8), 0.0, logprobs=2)
+    target = Request("t", tuple(range(9, 24)), GREEDY, StoppingParams(5), 0.0, logprobs=2)
     seen = []
     for neighbours in (0, 3):
         drive = Drive("llama", engine={"deterministic": True, "prefill_chunk": 8})
         rng = random.Random(neighbours)
         for i in range(neighbours):
-            prompt = tuple(rng.randrange(256) for _ in range(rng.randint(1, 20)))
+            prompt = tuple(rng.randrange(256) for _ in range(rng.randint(1, 12)))
             sampling = SamplingParams(temperature=0.9, seed=i)
-            drive.scheduler.add(Request(f"n{i}", prompt, sampling, StoppingParams(6), 0.0))
+            drive.scheduler.add(Request(f"n{i}", prompt, sampling, StoppingParams(4), 0.0))
             drive.step()
         drive.scheduler.add(target)
         drive.finish()
         outputs = drive.outputs["t"]
         seen.append([(output.token_ids, output.logprobs) for output in outputs])
-    assert len(seen[0]) == 8
+    assert len(seen[0]) == 5
     assert seen[0] == seen[1]
 
 

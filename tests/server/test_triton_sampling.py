@@ -242,6 +242,7 @@ def test_draws_are_the_slow_path_s() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("scale", [3.0, 0.05])
 def test_a_real_vocabulary(scale: float) -> None:
     """49,152 tokens, peaked, and so flat that they do not fit the candidates."""
