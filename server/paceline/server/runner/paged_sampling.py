@@ -79,11 +79,6 @@ class PagedSampling:
         self._landings = [_landing(slots, device.type == "cuda") for _ in range(_IN_FLIGHT)]
         self._next = 0
 
-    @property
-    def device_bytes(self) -> int:
-        """Memory of the tables, of those for penalties as far as they were needed."""
-        return self._state.fixed_bytes + self._state.extra_bytes
-
     def joined(self, sequences: Seq[Sequence]) -> None:
         """Notes who is new in which slot. One copy to the device, nothing waits."""
         if not sequences:

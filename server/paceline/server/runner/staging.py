@@ -157,15 +157,13 @@ class Contents:
     """What a step brings, before it is laid out.
 
     Attributes:
-        singles: rectangles of one-token rows.
-        chunks: the other rows, and where each begins in the line.
+        chunks: rows of more than one token, and where each begins in the line.
         order: for every rectangle, the singles or the number of chunks, as the step has them.
         news: table entries (slot, place, page), flat.
         joined: sequences that are new in their slots.
         longest: context of the longest one-token row.
     """
 
-    singles: list[Singles]
     chunks: list[tuple[Row, int]]
     order: list[Singles | int]
     news: list[int]
@@ -179,12 +177,11 @@ class Contents:
 
 def read(step: Step, residents: Residents) -> Contents:
     """Looks at every row once; what is listed to be sent counts as sent."""
-    contents = Contents([], [], [], [], [], 1)
+    contents = Contents([], [], [], [], 1)
     at, longest = 0, 1
     for rectangle in step.rectangles:
         if rectangle.width == 1:
             singles = Singles.of(rectangle.rows, at)
-            contents.singles.append(singles)
             contents.order.append(singles)
             for i in residents.with_news(singles):
                 residents.look(singles.rows[i], contents.news, contents.joined)
