@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from paceline.server.batch import BATCH, BatchOptions, Ready, load_torch
+from paceline.server.collector import settle
 from paceline.server.engine import Engine
 from paceline.server.offline_run import KeptRunner
 from paceline.server.request import Output, Request, SamplingParams, StoppingParams, TokenLogprobs
@@ -120,6 +121,7 @@ class Loaded:
             if left == 0:
                 finished.set()
 
+        settle()  # as `paceline batch` and `paceline serve` do
         engine = Engine(self.runner, self.options, deliver)
         engine.start()
         try:

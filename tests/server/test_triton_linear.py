@@ -1,4 +1,4 @@
-"""The GPU's linear layers, run by Triton's interpreter against eager code in transformers' style."""
+"""The GPU's linear layers against eager code in transformers' style: on a GPU, or by Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 
@@ -47,7 +49,7 @@ every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], 
 
 def tensors(dtype: torch.dtype, *shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
     chance = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=chance).to(dtype) for shape in shapes]
+    return [torch.randn(shape, generator=chance).to(DEVICE, dtype) for shape in shapes]
 
 
 def llama_norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -175,7 +177,7 @@ class TestAgainstEagerCode:
     @every_way
     def test_zeros(self, config: Config) -> None:
         """A row of zeros gives the bias, and no NaN from its norm."""
-        x = torch.zeros(2, 72, dtype=torch.bfloat16)
+        x = torch.zeros(2, 72, dtype=torch.bfloat16, device=DEVICE)
         norm, weight, bias = tensors(torch.bfloat16, (72,), (24, 72), (24,))
 
         got = triton_linear.norm_linear(x, norm, EPS, weight, bias, config=config)

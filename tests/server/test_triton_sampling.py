@@ -126,14 +126,7 @@ def sample_rows(draw: st.DrawFn, params: list[SamplingParams], vocab: int) -> Sa
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _part_and_share(
-    totals: Tensor,
-    parts: Tensor,
-    seeds: Tensor,
-    positions: Tensor,
-    part_out: Tensor,
-    share_out: Tensor,
-) -> None:
+def _part_and_share(totals, parts, seeds, positions, part_out, share_out):  # type: ignore[no-untyped-def]
     place = tl.program_id(0)
     tl.store(part_out + place, kernel_part_of(tl.load(totals + place), tl.load(parts + place)))
     tl.store(share_out + place, kernel_share(tl.load(seeds + place), tl.load(positions + place)))

@@ -1,8 +1,9 @@
 """One generation as the load generator saw it, and the times defined on it.
 
-t_send is the moment the call was sent, t_1 that of the first message with at least one token (it
-holds n_1 tokens), t_k that of the k-th such message (n_k tokens), t_n that of the last, t_end that
-of the status; n is the sum of all n_k. All are seconds of `time.perf_counter()`.
+t_int is the moment an open loop intended to send it, t_send the moment the call was sent, t_1 that of
+the first message with at least one token (it holds n_1 tokens), t_k that of the k-th such message (n_k
+tokens), t_n that of the last, t_end that of the status; n is the sum of all n_k. All are seconds of
+`time.perf_counter()`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ class ServerTimings:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One generation. `stamps_us` are microseconds: t_1 less t_send, then each t_k less t_(k-1)."""
+    """One generation. `stamps_us` are microseconds: t_1 less t_send, then each t_k less t_(k-1).
+
+    Attributes:
+        t_int: None in a closed loop, which has no schedule.
+        rate: requests a second that an open loop's level intends; None in a closed loop.
+        kind: class of the request in a mix, for example `short`, `long` or `probe`.
+        deadline_s: what the request itself asks for, None where only the run's time limit holds.
+        cancelled_by_plan: the workload cancelled it after some tokens, as its clients do: no failure.
+    """
 
     id: str
     mode: str
@@ -46,6 +55,12 @@ class Record:
     cached_tokens: int = 0
     server: ServerTimings | None = None
     gap: bool = False
+    t_int: float | None = None
+    rate: float | None = None
+    kind: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    cancelled_by_plan: bool = False
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Record:
@@ -86,6 +101,17 @@ class Record:
         return self.stamps_us[0] / 1e6 if self.stamps_us else None
 
     @property
+    def dispatch_delay_s(self) -> float | None:
+        """How late the generator was: t_send - t_int. None in a closed loop."""
+        return None if self.t_int is None else self.t_send - self.t_int
+
+    @property
+    def ttft_scheduled_s(self) -> float | None:
+        """Time to first token from the schedule: t_1 - t_int. It shows what a stalled generator would hide."""
+        ttft, delay = self.ttft_s, self.dispatch_delay_s
+        return None if ttft is None or delay is None else ttft + delay
+
+    @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first: (t_n - t_1) / (n - n_1). None where n = n_1."""
         later = sum(self.tokens[1:])
@@ -115,6 +141,11 @@ class Record:
     def e2e_s(self) -> float:
         """End-to-end latency: t_end - t_send."""
         return self.t_end - self.t_send
+
+    @property
+    def e2e_scheduled_s(self) -> float | None:
+        """End-to-end latency from the schedule: t_end - t_int. None in a closed loop."""
+        return None if self.t_int is None else self.t_end - self.t_int
 
     @property
     def normalised_s(self) -> float | None:
