@@ -33,8 +33,12 @@ def converted(loaded: LoadedModel, quantization: str) -> ov.Model:
     prefix = f"{_plain(loaded.info.name)}-{loaded.info.dtype}-{quantization}-"
     folder = cache_dir() / "openvino" / f"{prefix}{_digest(loaded, quantization)}"
     if (folder / _FILE).exists():
-        return ov.Core().read_model(folder / _FILE)
-    model = openvino_model.trace(loaded.model)
+        try:
+            return ov.Core().read_model(folder / _FILE)
+        except RuntimeError as exc:  # replaced or damaged just now
+            logger.warning("the converted model in %s is made anew: %s", folder, _last_line(exc))
+    # In float32 whatever the weights come in: a plugin lowers precision itself, and knows only such models well.
+    model = openvino_model.trace(loaded.model.float())
     if quantization == "int8":
         openvino_model.quantize(model)
     try:
@@ -62,7 +66,11 @@ def _save(model: ov.Model, path: Path) -> None:
     try:
         ov.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as exc:  # a full disk
-        raise OSError(str(exc).strip().splitlines()[-1]) from exc
+        raise OSError(_last_line(exc)) from exc
+
+
+def _last_line(exc: Exception) -> str:
+    return str(exc).strip().splitlines()[-1]
 
 
 def _digest(loaded: LoadedModel, quantization: str) -> str:
