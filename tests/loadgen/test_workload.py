@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from paceline.loadgen.call import wire_request
+from paceline.loadgen.lengths import quantile_draw
+from paceline.loadgen.prompt_file import read_prompts
 from paceline.loadgen.workload import (
     NAMES,
     Prompt,
@@ -21,8 +23,6 @@ from paceline.loadgen.workload import (
     first_prompts,
     make_workload,
     offline_lines,
-    quantile_draw,
-    read_workload,
     schedule_sha256,
 )
 from paceline.server.offline import Line
@@ -128,7 +128,7 @@ def test_offline_lines_ask_for_the_same(tmp_path: Path, name: str) -> None:
     path = tmp_path / "same.jsonl"
     path.write_text("".join(offline_lines(make_workload(name), 8)))
     prompts = tuple(first_prompts(make_workload(name), 8))
-    assert read_workload(path).prompts == prompts
+    assert read_prompts(path).prompts == prompts
 
 
 def test_file_of_ids_and_text(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_file_means_what_it_means_offline(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     own = {"top_k": 5, "top_p": 0.5, "min_p": 0.25, "min_tokens": 2, "stop": ["x", "yz"]}
     path.write_text("\n".join(map(json.dumps, [{"prompt": "a"}, {"prompt": "a"} | own])))
-    plain, rich = read_workload(path).prompts
+    plain, rich = read_prompts(path).prompts
     default = Line(prompt="a")
     assert (plain.max_tokens, plain.ignore_eos) == (default.max_tokens, default.ignore_eos)
     assert plain.temperature == default.temperature
