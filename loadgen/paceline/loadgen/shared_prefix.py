@@ -59,15 +59,16 @@ class SharedPrefix:
 
     def prompt(self, index: int, level: int = 0) -> Prompt:
         """Request `index`: its group's prefix, then text of its own."""
-        seed = self.scale.seed
+        seed, nonce = self.scale.seed, self.scale.nonce
         rng = random.Random(f"{seed}/{self.name}/{index}")
         group = self.group(rng)
         own_tokens, output_tokens = self.lengths.prompt.of(rng), self.lengths.output.of(rng)
         common = random.Random(f"{seed}/{self.name}/prefix/{group}")
         prefix = text_of(common, self.prefix_tokens - TAG_TOKENS)
+        own = text_of(rng, own_tokens - TAG_TOKENS)
         return Prompt(
             id=f"{self.name}-{index:05d}",
-            text=f"{tag(group, level, self.scale.nonce)} {prefix} {text_of(rng, own_tokens)}",
+            text=f"{tag(group, level, nonce)} {prefix} {tag(index, level, nonce)} {own}",
             max_tokens=self.scale.answer(output_tokens),
             seed=index,
         )

@@ -93,6 +93,11 @@ class Record:
         return self.cut or self.missed_deadline
 
     @property
+    def showed(self) -> bool:
+        """What it shows of tokens and gaps is the server's doing, whether or not it went on to its end."""
+        return self.ok or self.censored or self.cancelled_by_plan
+
+    @property
     def measured(self) -> bool:
         """Not part of the warm-up."""
         return self.phase == "measure"
