@@ -55,7 +55,7 @@ class Scripted(rpc.GenerationServiceServicer):
             async for message in self._messages(generation, script, context):
                 yield message
             self.finished += 1
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where it was sending
             self.cancelled += 1
             raise
         finally:
