@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,11 +66,11 @@ def test_a_reader_who_leaves_counts_where_it_saw_tokens() -> None:
 def test_missed_deadlines_make_lower_bounds() -> None:
     """Where over 10 % missed their deadline without a token, what is known of TTFT and E2E is a lower bound."""
     records = [call(i, **(MISSED if i % 4 == 0 else {})) for i in range(60)]
-    assert summarise_level(records, 2)["lower_bounds"] == [
-        "ttft_ms",
-        "e2e_ms",
-        "norm_ms_per_tok",
-    ]
+    bounds = ["ttft_ms", "e2e_ms", "norm_ms_per_tok"]
+    assert summarise_level(records, 2)["lower_bounds"] == bounds
+    of_two = [replace(record, kind="b" if i % 2 else "a") for i, record in enumerate(records)]
+    of_a, of_b = (kind["lower_bounds"] for kind in summarise_level(of_two, 2)["kinds"])
+    assert (of_a, of_b) == (bounds, [])
 
 
 def test_figures_by_kind() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from paceline.loadgen.bounds import lower_bounds
 from paceline.loadgen.distribution import distribution
 from paceline.loadgen.outcomes import outcome_counts
 from paceline.loadgen.timing import PROBE_KIND, Record
@@ -34,6 +35,7 @@ def _latency(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
     ended = [one for one in chosen if one.ok]
     first = (one.ttft_s for one in chosen if one.showed)
     return {
+        "lower_bounds": lower_bounds(chosen),
         "ttft_ms": distribution(first, scale=1e3, seed=seed),
         "tpot_ms": distribution((one.tpot_s for one in ended), scale=1e3, seed=seed),
         "e2e_ms": distribution((one.e2e_s for one in ended), scale=1e3, seed=seed),

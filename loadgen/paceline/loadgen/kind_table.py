@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paceline.loadgen.bounds import at_least, is_bound
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import Row, Table, tail
 from paceline.loadgen.verdicts import levels_of, modes_of
@@ -32,9 +33,13 @@ def _cells(kind: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         kind["kind"] or "load",
         *map(str, shown),
-        milliseconds(kind["ttft_ms"]["median"]),
-        tail(kind["ttft_ms"]),
-        milliseconds(kind["tpot_ms"]["median"]),
+        _median(kind, "ttft_ms"),
+        at_least(tail(kind["ttft_ms"]), is_bound(kind, "ttft_ms")),
+        _median(kind, "tpot_ms"),
         tail(kind["tpot_ms"]),
-        milliseconds(kind["e2e_ms"]["median"]),
+        _median(kind, "e2e_ms"),
     )
+
+
+def _median(kind: Mapping[str, Any], metric: str) -> str:
+    return at_least(milliseconds(kind[metric]["median"]), is_bound(kind, metric))
