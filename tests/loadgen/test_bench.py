@@ -132,16 +132,27 @@ def assert_files(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def test_a_running_server_is_measured_alone(tmp_path: Path) -> None:
-    """With a target nothing is started but the load, and no baselines; its own mode names the run."""
-    with scripted_server("--gap-ms", "1", "--first-ms", "5") as server:
+    """With a target nothing is started but the load; the report has a row per kind and says what was scaled to fit."""
+    small = ("--gap-ms", "1", "--first-ms", "5", "--context-tokens", "200")
+    with scripted_server(*small) as server:
         argv = ["--target", server.target, "--concurrency", "1,4", "--budget-s", "10"]
-        assert main([*argv, "--out", str(tmp_path)]) == 0
-    summary = read((tmp_path / "latest").resolve())
+        argv += ["--mix", "chat=1,mixed=1", "--probe", "5", "--out", str(tmp_path)]
+        assert main(argv) == 0
+    folder = (tmp_path / "latest").resolve()
+    summary = read(folder)
     assert [system["mode"] for system in summary["systems"]] == ["continuous"]
     assert [level["target"]["value"] for level in summary["levels"]] == [1, 4]
     assert summary["baselines"] == []
     assert summary["environment"]["placement"] == f"server at {server.target}"
-    assert summary["run"]["schedule_sha256"]
+    run, level = summary["run"], summary["levels"][1]
+    assert run["schedule_sha256"] and run["workload"] == "chat=1,mixed=1"
+    kinds = {kind["kind"]: kind["counts"]["sent"] for kind in level["kinds"]}
+    assert list(kinds) == ["chat", "mixed/long", "mixed/short", "probe"]
+    assert sum(kinds.values()) - kinds["probe"] == level["counts"]["sent"]
+    assert "| probe |" in (folder / "report.md").read_text("utf-8")
+    fit = run["lengths"]["factors"]["mixed"]["fit"]
+    assert run["lengths"]["context_tokens"] == 200 and 0 < fit < 1
+    assert f"{fit:g}" in run["notes"][0]
 
 
 def test_a_dead_target_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
