@@ -20,7 +20,7 @@ from .loading import LoadedModel
 logger = logging.getLogger(__name__)
 
 # Raise it when the conversion changes what it writes.
-_SCHEMA = 1
+_SCHEMA = 2
 _FILE = "model.xml"
 
 

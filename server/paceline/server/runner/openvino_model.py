@@ -55,16 +55,19 @@ def _attention(
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer; see `attention.paged_attention` for the shapes."""
-    heads, dim = query.shape[1], query.shape[3]
-    flat = [part[0].transpose(0, 1).flatten(1) for part in (query, key, value)]
+    """What transformers calls in each layer, with `[tokens, heads, 1, head_dim]`: every token a row of its own."""
+    _, heads, _, dim = query.shape
+    flat = [part.reshape(-1, part.shape[1] * dim) for part in (query, key, value)]
     scale = dim**-0.5 if scaling is None else scaling
     out = torch.ops.paceline.attend(*flat, module.layer_idx, float(scale), sliding_window or 0)
-    return out.view(1, -1, heads, dim), None
+    return out.view(-1, 1, heads, dim), None
 
 
 class _Line(nn.Module):
-    """A step as the trace sees it: a line of tokens in, the logits of some of them out."""
+    """A step as the trace sees it: a line of tokens in, the logits of some of them out.
+
+    Tokens are the batch, one a row: what swaps tokens and heads then moves nothing, and OpenVINO leaves it out.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -72,12 +75,14 @@ class _Line(nn.Module):
 
     def forward(self, input_ids: Tensor, positions: Tensor, sample_at: Tensor) -> Tensor:
         """`[tokens]`, `[tokens]` and `[rows]` int64 to `[rows, vocabulary]`."""
-        logits: Tensor = self.model(
-            input_ids=input_ids[None],
-            position_ids=positions[None],
-            use_cache=False,
-            logits_to_keep=sample_at,
-        ).logits[0]
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, args: (args[0][sample_at],))
+        try:
+            logits: Tensor = self.model(
+                input_ids=input_ids[:, None], position_ids=positions[:, None], use_cache=False
+            ).logits[:, 0]
+        finally:
+            hook.remove()
         return logits
 
 
