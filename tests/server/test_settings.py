@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from paceline.server import devices
-from paceline.server.config import Mode, ServeConfig
+from paceline.server.config import CPU_DEFAULTS, Mode, ServeConfig
 from paceline.server.errors import SetupError
 from paceline.server.settings import read
+
+ON_CPU = ServeConfig.model_validate(CPU_DEFAULTS)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_without_anything_the_defaults_hold() -> None:
     """An empty command line gives the defaults of `config`."""
-    assert read([]) == ServeConfig()
+    assert read([]) == ON_CPU
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
@@ -40,7 +42,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setenv("PACELINE_MAX_BATCH_SIZE", "4")
     config = read(["--config", str(file), "--port", "5"])
     assert (config.port, config.max_batch_size, config.mode) == (5, 4, Mode.STATIC)
-    assert config.page_size == ServeConfig().page_size
+    assert config.page_size == ON_CPU.page_size
 
 
 def test_none_in_the_file(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_values_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_foreign_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables of our prefix that are no setting are somebody else's business."""
     monkeypatch.setenv("PACELINE_CACHE", "/somewhere")
-    assert read([]) == ServeConfig()
+    assert read([]) == ON_CPU
 
 
 @pytest.mark.parametrize(
