@@ -26,19 +26,43 @@ def growth(results: Result, reference: Result) -> Iterator[str]:
         }
         if any(unit["cases"] for unit in chosen.values()):
             yield f"### How a step grows with {title}\n"
-            yield from _step_table(results, chosen, None)
+            yield from _growth_table(results, chosen)
             yield ""
 
 
-def _step_table(
-    results: Result, units: dict[str, Result], reference: Result | None
-) -> Iterator[str]:
-    """Beside each step the time that the device needs at least, by its own measured rates."""
+def _device(results: Result) -> Device:
     machine = results["environment"]
-    device = Device(machine["copy_gb_s"] * 1e9, machine["matmul_tflop_s"] * 1e12)
-    peers = f" {reference['system']} ms |" if reference else ""
+    return Device(machine["copy_gb_s"] * 1e9, machine["matmul_tflop_s"] * 1e12)
+
+
+def _growth_table(results: Result, units: dict[str, Result]) -> Iterator[str]:
+    """Medians: few steps are measured for each line, and one pause of the host would be most of a mean."""
+    yield "| model's shape | rows | context | median step ms | tok/s | floor ms | set by | step / floor |"
+    yield "|---|---:|---:|---:|---:|---:|---|---:|"
+    for name, unit in units.items():
+        for case in unit["cases"]:
+            shape, step_ms = Shape(**unit["shape"]), case["step_ms_median"]
+            floor, kind = _device(results).floor_ms(shape, case["rows"], case["context_mean"])
+            yield row(
+                [
+                    name,
+                    f"{case['rows']}",
+                    f"{case['context_mean']:.0f}",
+                    f"{step_ms:.2f}",
+                    rate(case["rows"] / step_ms * 1e3),
+                    f"{floor:.2f}",
+                    kind,
+                    f"{step_ms / floor:.2f}",
+                ]
+            )
+
+
+def _step_table(results: Result, units: dict[str, Result], reference: Result) -> Iterator[str]:
+    """Beside each step the time that the device needs at least, by its own measured rates."""
+    device = _device(results)
+    peers = f" {reference['system']} ms |"
     yield f"| model's shape | rows | context | step ms | host ms | tok/s | floor ms | set by | step / floor |{peers}"
-    yield "|---|---:|---:|---:|---:|---:|---:|---|---:|" + ("---:|" if reference else "")
+    yield "|---|---:|---:|---:|---:|---:|---:|---|---:|" + "---:|"
     for name, unit in units.items():
         for case in unit["cases"]:
             if "step_ms" not in case:
@@ -57,9 +81,8 @@ def _step_table(
                 kind,
                 f"{case['step_ms'] / floor:.2f}",
             ]
-            if reference:
-                peer = reference["step_ms"].get(name, {}).get(str(case["rows"]))
-                cells.append("" if peer is None else f"{peer:.2f}")
+            peer = reference["step_ms"].get(name, {}).get(str(case["rows"]))
+            cells.append("" if peer is None else f"{peer:.2f}")
             yield row(cells)
 
 
