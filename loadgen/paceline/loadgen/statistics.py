@@ -1,4 +1,4 @@
-"""The summary of one closed-loop level, as `summary.json` holds it. Pure: no clock, seeded."""
+"""The summary of one level, as `summary.json` holds it. Pure: no clock, seeded."""
 
 from __future__ import annotations
 
@@ -7,28 +7,45 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from paceline.loadgen.bounds import lower_bounds
+from paceline.loadgen.counts import counts
 from paceline.loadgen.distribution import distribution
+from paceline.loadgen.fairness import fairness
+from paceline.loadgen.goodput import goodput
+from paceline.loadgen.slo import DEFAULT, PRESETS, Slo
 from paceline.loadgen.timing import Record
 from paceline.loadgen.window import (
     Window,
     in_flight_steps,
     littles_law,
+    open_window,
     steady_window,
     throughput,
 )
 
-SHED = "RESOURCE_EXHAUSTED"
+LATE_MS, LATE_SHARE = 10.0, 0.01
+DEFAULT_SLOS = tuple(PRESETS[name] for name in DEFAULT)
 
 
-def group_levels(records: Iterable[Record]) -> dict[int, list[Record]]:
-    """The records of each target concurrency, levels in the order in which they were run."""
-    levels: dict[int, list[Record]] = {}
+def target_of(record: Record) -> float:
+    """What its level is known by: requests a second in an open loop, else requests in flight."""
+    return record.level if record.rate is None else record.rate
+
+
+def group_levels(records: Iterable[Record]) -> dict[float, list[Record]]:
+    """The records of each target, levels in the order in which they were run."""
+    levels: dict[float, list[Record]] = {}
     for record in sorted(records, key=lambda r: r.t_send):
-        levels.setdefault(record.level, []).append(record)
+        levels.setdefault(target_of(record), []).append(record)
     return levels
 
 
-def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) -> dict[str, Any]:
+def summarise_level(
+    records: Sequence[Record],
+    target: float,
+    *,
+    seed: int = 0,
+    slos: Sequence[Slo] = DEFAULT_SLOS,
+) -> dict[str, Any]:
     """The level object of the summary. Keys carry the unit; moments are `perf_counter` seconds.
 
     Latencies are of requests sent in the steady window after warm-up. Tokens count where they
@@ -36,23 +53,31 @@ def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) ->
     cut by the end of the level, for what they show is true; TPOT and E2E only those that ended by
     themselves. `lower_bounds` names the latencies for which too many were cut.
     """
-    verdict, window, reason = steady_window(records, target)
-    chosen = _latency_records(records, window)
+    scheduled = any(record.rate is not None for record in records)
+    verdict, window, reason = (
+        open_window(records) if scheduled else steady_window(records, int(target))
+    )
+    chosen = latency_records(records, window)
+    seconds = window.seconds if window else None
     return {
-        "target": {"kind": "concurrency", "value": target},
+        "target": {"kind": "rate" if scheduled else "concurrency", "value": target},
         "achieved": _achieved(records, window),
         "phases": _phases(records, window),
         "stable": {"verdict": verdict, "reason": reason},
-        "counts": _counts(records, chosen),
+        "counts": counts(records, chosen),
         "throughput": throughput(records, window, seed=seed) if window else None,
         "latency": _latency(chosen, seed),
         "lower_bounds": lower_bounds(chosen),
+        "goodput": [goodput(chosen, seconds, slo) for slo in slos],
+        "fairness": fairness([record for record in chosen if record.ok]),
         "server": _server(chosen, seed),
+        "client": _dispatch(chosen, seed),
         "integrity": _integrity(records),
     }
 
 
-def _latency_records(records: Sequence[Record], window: Window | None) -> list[Record]:
+def latency_records(records: Sequence[Record], window: Window | None) -> list[Record]:
+    """The requests behind a level's latencies: sent in its window, after warm-up."""
     if window is None:
         return []
     return [r for r in records if r.measured and window.start_s <= r.t_send <= window.end_s]
@@ -82,22 +107,6 @@ def _span(start_s: float, end_s: float) -> dict[str, float]:
     return {"start_s": start_s, "end_s": end_s}
 
 
-def _counts(records: Sequence[Record], chosen: Sequence[Record]) -> dict[str, Any]:
-    by_status = Counter(r.status for r in records if not r.cut)
-    failed = {status: n for status, n in sorted(by_status.items()) if status not in ("OK", SHED)}
-    return {
-        "sent": len(records),
-        "ok": by_status["OK"],
-        "shed": by_status[SHED],
-        "failed_by_status": failed,
-        "failed": sum(failed.values()),
-        "cut": sum(r.cut for r in records),
-        "warmup": sum(not r.measured for r in records),
-        "in_latencies": len(chosen),
-        "cut_before_first_token": sum(r.cut and not r.stamps_us for r in chosen),
-    }
-
-
 def _latency(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
     seen = [r for r in chosen if r.ok or r.cut]
     ended = [r for r in chosen if r.ok]
@@ -109,7 +118,18 @@ def _latency(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
         "e2e_ms": distribution((r.e2e_s for r in ended), scale=1e3, seed=seed),
         "norm_ms_per_tok": distribution((r.normalised_s for r in ended), scale=1e3, seed=seed),
         "interactivity_tok_s": distribution((r.interactivity for r in ended), seed=seed),
+        "ttft_sched_ms": distribution((r.ttft_scheduled_s for r in seen), scale=1e3, seed=seed),
+        "e2e_sched_ms": distribution((r.e2e_scheduled_s for r in ended), scale=1e3, seed=seed),
     }
+
+
+def _dispatch(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
+    """How late an open loop's sends were; degraded if p99 > max(10 ms, 1 % of the median TTFT)."""
+    late = distribution((r.dispatch_delay_s for r in chosen), scale=1e3, seed=seed)
+    ttft = distribution((r.ttft_s for r in chosen), scale=1e3, seed=seed)["median"]
+    worst = late["p99"] if late["p99"] is not None else late["max"]
+    degraded = None if worst is None else worst > max(LATE_MS, LATE_SHARE * (ttft or 0.0))
+    return {"dispatch_ms": late, "dispatch_degraded": degraded}
 
 
 def _server(chosen: Sequence[Record], seed: int) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def _limit(summary: Summary, hero: str | None, reference: int | None) -> dict[st
     level = level_at(summary, hero, reference) if hero else None
     busy = level["server"].get("busy_share") if level else None
     client = level["client"].get("cpu_pct") if level else None
-    if client is not None and client >= CLIENT_FULL_PCT:
+    late = bool(level and level["client"].get("dispatch_degraded"))
+    if late or (client is not None and client >= CLIENT_FULL_PCT):
         return {"who": "client", "busy_share": busy, "client_cpu_pct": client}
     who = "server" if busy is not None and busy >= BUSY else "unknown"
     return {"who": who, "busy_share": busy, "client_cpu_pct": client}
