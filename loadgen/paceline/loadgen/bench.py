@@ -44,6 +44,7 @@ class Bench:
                 "seed": options.seed,
                 "nonce": folder.nonce,
                 "workload": options.workload,
+                "slo": list(options.slo),
                 "schedule_sha256": None,
                 "quick": options.quick,
                 "partial": False,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.loadgen.options import LoadOptions, concurrency_list
+from paceline.loadgen.slo import DEFAULT, EXAMPLE, SloError, parse_slo
 from paceline.loadgen.systems import MODES
 from paceline.loadgen.workload import WorkloadError, make_workload
 
@@ -46,6 +47,7 @@ class BenchOptions:
     model_arguments: tuple[str, ...] = ()  # for the server and the baselines alike
     serve_arguments: tuple[str, ...] = ()
     command: str = "paceline bench"
+    slo: tuple[str, ...] = DEFAULT  # what goodput is counted under
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ def parse(argv: list[str]) -> BenchOptions:
         ),
         serve_arguments=tuple(given.serve_arg),
         command=" ".join(["paceline", "bench", *argv]),
+        slo=tuple(dict.fromkeys(given.slo)) or DEFAULT,
     )
 
 
@@ -190,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-baselines", action="store_true", help="leave the transformers baselines out")
     add("--budget-s", type=_seconds, help="seconds the whole run may take")
     add(
+        "--slo",
+        type=_slo,
+        action="append",
+        default=[],
+        help=f"what goodput is counted under: {EXAMPLE} or a preset; may be given again",
+    )
+    add(
         "--serve-arg",
         action="append",
         default=[],
@@ -215,6 +225,13 @@ def _workload(text: str) -> str:
     except WorkloadError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def _slo(text: str) -> str:
+    try:
+        return parse_slo(text).name
+    except SloError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _target(text: str) -> str:

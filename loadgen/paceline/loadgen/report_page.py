@@ -24,39 +24,48 @@ Summary = Mapping[str, Any]
 
 def report_page(summary: Summary) -> str:
     """The whole page as HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
+    drawn = charts(summary)
+    page = (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            summary=summary,
+            run=summary["run"],
+            verdict=summary["verdicts"],
+            cards=cards(summary),
+            charts=drawn,
+            charts_json=Markup(embedded(drawn)),
+            tables=_tables(summary),
+            concerns=concerns(summary),
+            rungs=[one for one in SYSTEMS if one.is_mode],
+            padding_story=padding_story(summary),
+            definitions=DEFINITIONS,
+            symbols=SYMBOLS,
+            facts=facts(summary),
+            styles=Markup(template("report.css")),
+            scripts=Markup(template("charts.js") + template("report.js")),
+        )
+    )
+    return page
+
+
+def page_environment() -> jinja2.Environment:
+    """How this package's pages are made: what comes from outside stays text, a missing name is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(template),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = charts(summary)
-    page = environment.get_template("report.html").render(
-        summary=summary,
-        run=summary["run"],
-        verdict=summary["verdicts"],
-        cards=cards(summary),
-        charts=drawn,
-        charts_json=Markup(_embedded(drawn)),
-        tables=_tables(summary),
-        concerns=concerns(summary),
-        rungs=[one for one in SYSTEMS if one.is_mode],
-        padding_story=padding_story(summary),
-        definitions=DEFINITIONS,
-        symbols=SYMBOLS,
-        facts=facts(summary),
-        styles=Markup(_template("report.css")),
-        scripts=Markup(_template("charts.js") + _template("report.js")),
-    )
-    return page
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """A template's text."""
     return (files("paceline.loadgen") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _embedded(value: Any) -> str:
+def embedded(value: Any) -> str:
     """JSON that may stand inside a script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
