@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from paceline.loadgen import tables
+from paceline.loadgen import tables, tables_of_measures
 from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
@@ -38,12 +38,14 @@ def report_page(summary: Summary) -> str:
             tables=_tables(summary),
             concerns=concerns(summary),
             rungs=[one for one in SYSTEMS if one.is_mode],
+            at_reference=at_reference(summary),
+            sampled=sampled(summary),
             padding_story=padding_story(summary),
             definitions=DEFINITIONS,
             symbols=SYMBOLS,
             facts=facts(summary),
             styles=Markup(template("report.css")),
-            scripts=Markup(template("charts.js") + template("report.js")),
+            scripts=Markup(template("charts.js") + template("measures.js") + template("report.js")),
         )
     )
     return page
@@ -80,6 +82,12 @@ def _tables(summary: Summary) -> dict[str, tables.Table]:
         "where": tables.where_table(summary),
         "latency": tables.latency_table(summary),
         "phases": tables.phases_table(summary),
+        "goodput": tables_of_measures.goodput_table(summary),
+        "fairness": tables_of_measures.fairness_table(summary),
+        "health": tables_of_measures.health_table(summary),
+        "kinds": tables_of_measures.kinds_table(summary),
+        "speed": tables_of_measures.speed_table(summary),
+        "fit": tables_of_measures.fit_table(summary),
     }
 
 
@@ -103,6 +111,20 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {peak['concurrency']} in flight"
         made.append({"key": peak["mode"], "figure": rate(peak["output_tok_s"]), "what": what})
     return made
+
+
+def at_reference(summary: Summary) -> str:
+    """Where figures of single requests are taken, for their titles."""
+    size = summary["verdicts"]["reference_concurrency"]
+    return f", at {size:g} in flight" if size else ""
+
+
+def sampled(summary: Summary) -> str:
+    """Says how many requests the page holds, where it does not hold all."""
+    thinned = [one["detail"]["every"] for one in summary["levels"] if one["detail"]["every"] > 1]
+    if not thinned:
+        return "All requests of the steady windows are shown."
+    return f"Of levels with many requests the page holds evenly spaced ones, down to one in {max(thinned)}."
 
 
 def padding_story(summary: Summary) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from paceline.loadgen.bounds import lower_bounds
 from paceline.loadgen.counts import counts
+from paceline.loadgen.detail import detail
 from paceline.loadgen.distribution import distribution
 from paceline.loadgen.fairness import fairness
 from paceline.loadgen.goodput import goodput
@@ -73,6 +74,7 @@ def summarise_level(
         "server": _server(chosen, seed),
         "client": _dispatch(chosen, seed),
         "integrity": _integrity(records),
+        "detail": detail(chosen, seconds),
     }
 
 
