@@ -44,6 +44,30 @@ def goodput(summary: Summary) -> Chart | None:
     }
 
 
+def goodput_curve(summary: Summary) -> Chart | None:
+    """Good requests a second under the run's first SLO, for a picture that does not move."""
+    series = [
+        {"key": mode, "label": system(mode).label, "points": points}
+        for mode in modes_of(summary)
+        if (points := [_good(level) for level in levels_of(summary, mode) if level["goodput"]])
+    ]
+    if not series:
+        return None
+    name = summary["levels"][0]["goodput"][0]["slo"]
+    y = {"label": f"good requests a second ({name})", "scale": "linear", "format": "count"}
+    x = {"label": x_label(summary), "scale": "levels", "format": "count"}
+    return {"kind": "xy", "series": series, "x": x, "y": y}
+
+
+def _good(level: Mapping[str, Any]) -> dict[str, Any]:
+    one = level["goodput"][0]
+    return {
+        "x": level["target"]["value"],
+        "y": one["req_s"] or 0.0,
+        "label": percent(one["attainment"]),
+    }
+
+
 def _limits(names: Any) -> list[dict[str, Any]]:
     made = []
     for name in names:

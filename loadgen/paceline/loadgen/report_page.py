@@ -85,6 +85,11 @@ def _tables(summary: Summary) -> dict[str, tables.Table]:
         "goodput": tables_of_measures.goodput_table(summary),
         "fairness": tables_of_measures.fairness_table(summary),
         "health": tables_of_measures.health_table(summary),
+        "fairness_here": tables_of_measures.at_reference(
+            tables_of_measures.fairness_table(summary), summary
+        ),
+        "spread_here": tables_of_measures.at_reference(tables.latency_table(summary), summary),
+        "timeline": tables_of_measures.timeline_table(summary),
         "kinds": tables_of_measures.kinds_table(summary),
         "speed": tables_of_measures.speed_table(summary),
         "fit": tables_of_measures.fit_table(summary),

@@ -10,7 +10,7 @@ from paceline.loadgen.fairness import METRICS
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import Row, Table
 from paceline.loadgen.verdicts import CLIENT_FULL_PCT, level_at, levels_of, modes_of
-from paceline.loadgen.wording import NONE, milliseconds, number, percent, ratio
+from paceline.loadgen.wording import NONE, milliseconds, number, percent, rate, ratio
 
 Summary = Mapping[str, Any]
 Level = Mapping[str, Any]
@@ -109,6 +109,37 @@ def limit(level: Level) -> str:
     if client.get("dispatch_degraded") or (client["cpu_pct"] or 0) >= CLIENT_FULL_PCT:
         return "client"
     return "server" if (level["server"].get("busy_share") or 0) >= 0.9 else "unknown"
+
+
+def timeline_table(summary: Summary) -> Table:
+    """What the timeline shows, per level of each mode."""
+    rows = []
+    for mode, level, first in _levels(summary):
+        server, total = level["server"], level["server"].get("kv_pages_total")
+        window = level["phases"].get("window")
+        span = f"{window['start_s']:.0f} to {window['end_s']:.0f} s" if window else NONE
+        cells = (
+            system(mode).label,
+            size(level),
+            span,
+            milliseconds(level["latency"]["ttft_ms"]["median"]),
+            rate(level["throughput"]["output_tok_s"]),
+            number(level["achieved"]["concurrency"], 1),
+            number(server.get("waiting_max")),
+            number(server.get("batch_mean"), 1),
+            percent(server.get("padding_waste")),
+            percent(server["kv_pages_peak"] / total) if total else NONE,
+        )
+        rows.append(Row(mode, cells, first))
+    headings: tuple[str, ...] = ("Mode", "Level", "Window", "TTFT p50", "Output tok/s", "In flight")
+    return Table((*headings, "Most waiting", "Rows per step", "Padding", "KV peak"), tuple(rows))
+
+
+def at_reference(table: Table, summary: Summary) -> Table:
+    """Of a table whose second column is the level: the rows of the level where the modes are compared."""
+    level = summary["verdicts"]["reference_concurrency"]
+    wanted = {f"{level:g}", f"{level:g}/s"} if level is not None else set()
+    return Table(table.headings, tuple(row for row in table.rows if row.cells[1] in wanted))
 
 
 def kinds_table(summary: Summary) -> Table:

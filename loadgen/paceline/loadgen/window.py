@@ -173,21 +173,21 @@ def littles_law(records: Sequence[Record], window: Window) -> dict[str, Any]:
     ended = [record.e2e_s for record in records if record.ok and window.holds(record.t_end)]
     expected = sum(ended) / window.seconds
     error = abs(expected - seen) / seen if seen else None
-    tolerance = max(LITTLE_TOLERANCE, 2 * _edge_spread(ended, seen, window))
+    tolerance = max(LITTLE_TOLERANCE, 2 * _edge_spread(ended, window))
     within = error is not None and error <= tolerance
     figures = {"in_flight": seen, "rate_times_e2e": expected, "error": error}
     return figures | {"tolerance": tolerance, "ok": within}
 
 
-def _edge_spread(e2e_s: Sequence[float], in_flight: float, window: Window) -> float:
+def _edge_spread(e2e_s: Sequence[float], window: Window) -> float:
     """Standard deviation of the ages at both edges, as a share of the requests' time in the window.
 
-    A request met in flight at some moment is aged m2 / (2 m1) on average, with second moment m3 / (3 m1), where m1, m2
+    Requests of one batch or queue age together, so more of them in flight are not counted on to average out. A request met in flight at some moment is aged m2 / (2 m1) on average, with second moment m3 / (3 m1), where m1, m2
     and m3 are the moments of E2E.
     """
-    if not e2e_s or not in_flight:
+    if not e2e_s:
         return 0.0
     times = np.asarray(e2e_s, dtype=np.float64)
     first, second, third = (float((times**power).mean()) for power in (1, 2, 3))
     variance = max(0.0, third / (3 * first) - (second / (2 * first)) ** 2)
-    return math.sqrt(2 * in_flight * variance) / (in_flight * window.seconds)
+    return math.sqrt(2 * variance) / window.seconds

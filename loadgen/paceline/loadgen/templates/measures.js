@@ -49,7 +49,7 @@ function drawGoodput(plot, spec, hidden) {
   const {ttft, tpot, view} = spec.state, y = GOODPUT[view];
   const series = spec.series.map(s => ({key: s.key, label: s.label, points: s.levels.map(level => {
     const found = judge(level, ttft, tpot);
-    const part = level.every > 1 ? `\nfrom every ${level.every}th of ${level.of} requests` : "";
+    const part = level.every > 1 ? `\ncounted on one in ${level.every} of ${level.of} requests` : "";
     const tip = `${level.x}: ${found.good} of ${found.judged} good\n${found.req_s.toFixed(2)} good req/s, ${Math.round(found.tok_s)} good tok/s${part}`;
     return {x: level.x, y: found[y.field] ?? 0, label: "", tip};
   })}));
@@ -123,7 +123,7 @@ function drawTimeline(plot, spec) {
   const line = (t, v, y, stroke, extra = {}) => node(svg, "path", {class: "rate", d: steps(t, v, x, y), fill: "none", stroke, "stroke-width": 1.8, ...extra});
   const area = (v, y, fill, opacity) => node(svg, "path", {d: `${steps(spec.t_s, v, x, y)}V${y.at(0)}H${x.at(spec.t_s[0] || 0)}Z`, fill, opacity});
   const tone = colour(spec.key), dots = spec.ttft.dots;
-  const some = spec.ttft.every > 1 ? `every ${spec.ttft.every}th of ${spec.ttft.of} requests` : `all ${spec.ttft.of} requests`;
+  const some = spec.ttft.every > 1 ? `one in ${spec.ttft.every} of ${spec.ttft.of} requests` : `all ${spec.ttft.of} requests`;
   let y = strip(44, 120, "Time to first token", {scale: "log", format: "ms"}, dots.map(d => d[1]), some);
   const cloud = node(svg, "g", {class: "ttft", "data-key": spec.key, "data-points": dots.length});
   for (const [t, ms] of dots) node(cloud, "circle", {cx: x.at(t).toFixed(1), cy: y.at(ms).toFixed(1), r: 2, fill: tone, opacity: .6});
