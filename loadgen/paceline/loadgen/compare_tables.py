@@ -28,8 +28,9 @@ def headline(found: Comparison) -> str:
             f"Cannot tell the two apart: none of {len(judged)} figures differs by more than noise."
         )
     parts = [f"{count} {word}" for count, word in ((slower, "slower"), (faster, "faster")) if count]
-    word = "Slower" if slower else "Faster"
-    return f"{word}: of {len(judged)} figures {' and '.join(parts)}, the rest within noise."
+    start = f"{'Slower' if slower else 'Faster'}: {' and '.join(parts)} of {len(judged)} figures"
+    rest = len(judged) - faster - slower
+    return f"{start}{'; the others differ by no more than noise' if rest else ''}."
 
 
 def notes(found: Comparison) -> list[str]:

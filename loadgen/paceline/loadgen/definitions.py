@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 SYMBOLS = (
-    "t_int: an open loop intended to send it. t_send: the call was sent. t_1: the first message with at least one token arrived, it held n_1 tokens."
-    " t_n: the last message with tokens arrived. t_end: the call's status arrived. n: all output tokens, by the"
-    " server's own count in each message."
+    "t_int: an open loop intended to send it. t_send: the call was sent. t_1: the first message with at least one"
+    " token arrived, it held n_1 tokens. t_n: the last message with tokens arrived. t_end: the call's status arrived."
+    " n: all output tokens, by the server's own count in each message."
 )
 DEFINITIONS = (
     ("TTFT, time to first token", "t_1 - t_send."),
@@ -31,9 +31,9 @@ DEFINITIONS = (
     ("Achieved concurrency", "Requests in flight, weighted by time, in the window."),
     (
         "TTFT and E2E from schedule, dispatch delay",
-        "Open loop only: t_1 - t_int, t_end - t_int, t_send - t_int. A stall of the load generator shows in the first two"
-        " and not in latencies from the send. The delay is called degraded if its p99 exceeds 10 ms and 1 % of the median"
-        " TTFT. SLOs, scatters and curves take latencies from the schedule where there is one.",
+        "Open loop only: t_1 - t_int, t_end - t_int, t_send - t_int. A stall of the load generator shows in the"
+        " first two and not in latencies from the send. The delay is called degraded if its p99 exceeds 10 ms and 1"
+        " % of the median TTFT. SLOs, scatters and curves take latencies from the schedule where there is one.",
     ),
     (
         "Tokens per second of one reader",
@@ -42,10 +42,11 @@ DEFINITIONS = (
     ("Longest stall", "The largest gap between two messages with tokens of a request."),
     (
         "Goodput, attainment",
-        "Of the requests sent in the window: good are those that ended OK and met ALL limits of the SLO. Attainment: good"
-        " / judged, where shed and failed requests are judged as misses. A request cut by the end of its level is a miss"
-        " if it had already broken its TTFT or E2E limit and else not judged; one that its workload cancelled is not"
-        " judged. Goodput: good / length of the window, as requests and as their tokens. Its interval is Wilson's.",
+        "Of the requests sent in the window: good are those that ended OK and met ALL limits of the SLO."
+        " Attainment: good / judged, where shed and failed requests are judged as misses. A request cut by the end"
+        " of its level is a miss if it had already broken its TTFT or E2E limit and else not judged; one that its"
+        " workload cancelled is not judged. Goodput: good / length of the window, as requests and as their tokens."
+        " Its interval is Wilson's.",
     ),
     (
         "SLO, passes",
@@ -55,8 +56,8 @@ DEFINITIONS = (
     ),
     (
         "Fairness",
-        "Medians of the requests in each quarter of the prompt lengths, and of each kind in a mix; max/min is the largest"
-        " of these medians over the smallest, of groups with at least five requests.",
+        "Medians of the requests in each quarter of the prompt lengths, and of each kind in a mix; max/min is the"
+        " largest of these medians over the smallest, of groups with at least five requests.",
     ),
     (
         "Little's law",

@@ -182,8 +182,9 @@ def littles_law(records: Sequence[Record], window: Window) -> dict[str, Any]:
 def _edge_spread(e2e_s: Sequence[float], window: Window) -> float:
     """Standard deviation of the ages at both edges, as a share of the requests' time in the window.
 
-    Requests of one batch or queue age together, so more of them in flight are not counted on to average out. A request met in flight at some moment is aged m2 / (2 m1) on average, with second moment m3 / (3 m1), where m1, m2
-    and m3 are the moments of E2E.
+    Requests of one batch or queue age together, so more of them in flight are not counted on to average out. One met
+    in flight at some moment is aged m2 / (2 m1) on average, with second moment m3 / (3 m1), where m1, m2 and m3 are the
+    moments of E2E.
     """
     if not e2e_s:
         return 0.0
