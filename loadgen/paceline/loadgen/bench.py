@@ -45,6 +45,7 @@ class Bench:
                 "nonce": folder.nonce,
                 "workload": options.work_name,
                 "lengths": None,
+                "slo": list(options.slo),
                 "schedule_sha256": None,
                 "quick": options.quick,
                 "partial": False,

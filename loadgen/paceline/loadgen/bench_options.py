@@ -9,6 +9,7 @@ from pathlib import Path
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.options import LoadOptions, concurrency_list
 from paceline.loadgen.presets import NAMES
+from paceline.loadgen.slo import DEFAULT, EXAMPLE, SloError, parse_slo
 from paceline.loadgen.systems import MODES
 from paceline.loadgen.workload import WorkloadError, make_workload
 
@@ -48,6 +49,7 @@ class BenchOptions:
     model_arguments: tuple[str, ...] = ()  # for the server and the baselines alike
     serve_arguments: tuple[str, ...] = ()
     command: str = "paceline bench"
+    slo: tuple[str, ...] = DEFAULT  # what goodput is counted under
     mix: MixOptions = field(default_factory=MixOptions)
 
     @property
@@ -168,6 +170,7 @@ def parse(argv: list[str]) -> BenchOptions:
         serve_arguments=tuple(given.serve_arg),
         command=" ".join(["paceline", "bench", *argv]),
         mix=MixOptions.from_namespace(given),
+        slo=tuple(dict.fromkeys(given.slo)) or DEFAULT,
     )
 
 
@@ -204,6 +207,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-baselines", action="store_true", help="leave the transformers baselines out")
     add("--budget-s", type=_seconds, help="seconds the whole run may take")
     add(
+        "--slo",
+        type=_slo,
+        action="append",
+        default=[],
+        help=f"what goodput is counted under: {EXAMPLE} or a preset; may be given again",
+    )
+    add(
         "--serve-arg",
         action="append",
         default=[],
@@ -229,6 +239,13 @@ def _workload(text: str) -> str:
     except WorkloadError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def _slo(text: str) -> str:
+    try:
+        return parse_slo(text).name
+    except SloError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _target(text: str) -> str:

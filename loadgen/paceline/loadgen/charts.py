@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from paceline.loadgen import charts_of_time
+from paceline.loadgen import charts_of_requests, charts_of_time
 from paceline.loadgen.bounds import at_least, is_bound
 from paceline.loadgen.charts_of_time import Chart, Summary, legend
 from paceline.loadgen.systems import SYSTEMS, system
@@ -33,6 +33,12 @@ def charts(summary: Summary) -> dict[str, Chart]:
         "fig-lanes": charts_of_time.lanes(summary),
         "fig-where": charts_of_time.where(summary),
         "fig-gantt": charts_of_time.gantt(summary),
+        "fig-timeline": charts_of_time.timeline(summary),
+        "fig-goodput": charts_of_requests.goodput(summary),
+        "fig-cdf": charts_of_requests.cumulative(summary),
+        "fig-histogram": charts_of_requests.histogram(summary),
+        "fig-prompt": charts_of_requests.prompt_scatter(summary),
+        "fig-output": charts_of_requests.output_scatter(summary),
     }
     return {key: chart for key, chart in made.items() if chart is not None}
 

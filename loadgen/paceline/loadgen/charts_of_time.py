@@ -50,6 +50,23 @@ def occupancy(summary: Summary) -> Chart | None:
     return {"kind": "occupancy", "panels": panels, "legend": legend([p["key"] for p in panels])}
 
 
+def timeline(summary: Summary) -> Chart | None:
+    """One mode a view: TTFT dots and tokens/s of the client over requests, rows, padding and KV use of the server."""
+    views = []
+    for mode in modes_of(summary):
+        line = summary["timeline"].get(mode)
+        if line is None:
+            continue
+        names = ("t_s", "rows", "padded_rows", "running", "waiting", "kv_share", "rate_t_s")
+        columns = {name: line[name] for name in (*names, "client_tok_s", "levels", "ttft")}
+        views.append(
+            {"name": system(mode).short, "key": mode, "label": system(mode).label} | columns
+        )
+    hero = summary["verdicts"]["hero"]
+    views.sort(key=lambda view: view["key"] != hero)
+    return {"kind": "timeline", "views": views} if views else None
+
+
 def lanes(summary: Summary) -> Chart | None:
     """Each request as a bar in the row that served it."""
     panels = []

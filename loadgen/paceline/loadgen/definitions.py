@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 SYMBOLS = (
-    "t_send: the call was sent. t_1: the first message with at least one token arrived, it held n_1 tokens."
-    " t_n: the last message with tokens arrived. t_end: the call's status arrived. n: all output tokens, by the"
-    " server's own count in each message."
+    "t_int: an open loop intended to send it. t_send: the call was sent. t_1: the first message with at least one"
+    " token arrived, it held n_1 tokens. t_n: the last message with tokens arrived. t_end: the call's status arrived."
+    " n: all output tokens, by the server's own count in each message."
 )
 DEFINITIONS = (
     ("TTFT, time to first token", "t_1 - t_send."),
@@ -29,6 +29,46 @@ DEFINITIONS = (
         " outside. Where the target was never reached, the span from first to last send; then the level is not steady.",
     ),
     ("Achieved concurrency", "Requests in flight, weighted by time, in the window."),
+    (
+        "TTFT and E2E from schedule, dispatch delay",
+        "Open loop only: t_1 - t_int, t_end - t_int, t_send - t_int. A stall of the load generator shows in the"
+        " first two and not in latencies from the send. The delay is called degraded if its p99 exceeds 10 ms and 1"
+        " % of the median TTFT. SLOs, scatters and curves take latencies from the schedule where there is one.",
+    ),
+    (
+        "Tokens per second of one reader",
+        "1 / TPOT per request; the slowest tenth is its p10. E2E per token: (t_end - t_send) / n.",
+    ),
+    ("Longest stall", "The largest gap between two messages with tokens of a request."),
+    (
+        "Goodput, attainment",
+        "Of the requests sent in the window: good are those that ended OK and met ALL limits of the SLO."
+        " Attainment: good / judged, where shed, failed and missed requests are judged as misses. A request cut by the end"
+        " of its level is a miss if it had already broken its TTFT or E2E limit and else not judged; one that its"
+        " workload cancelled is not judged. Goodput: good / length of the window, as requests and as their tokens."
+        " Its interval is Wilson's.",
+    ),
+    (
+        "SLO, passes",
+        "`ttft_p99=450,tpot_p99=40`: milliseconds. A level passes if each named percentile over all judged requests,"
+        " failed ones counted as endless, keeps its limit. Named SLOs are the p99 limits of MLPerf Inference for the"
+        " model and scenario they are named after (mlcommons/inference); they are yardsticks here, not MLPerf results.",
+    ),
+    (
+        "Fairness",
+        "Medians of the requests in each quarter of the prompt lengths, and of each kind in a mix; max/min is the"
+        " largest of these medians over the smallest, of groups with at least five requests.",
+    ),
+    (
+        "Little's law",
+        "Requests in flight against completions per second times their mean E2E. Allowed: 5 %, or twice the spread that"
+        " the ages of what is in flight at the window's two edges make by themselves, if that is more.",
+    ),
+    (
+        "Limit",
+        "Client: its process used at least 85 % of a core, or its sends were late. Server: busy at least 90 % of the"
+        " window. Unknown: neither.",
+    ),
     (
         "Percentiles",
         "Exact, from raw values. A percentile q is printed only if n (1 - q) >= 10; in its place the tail columns name"

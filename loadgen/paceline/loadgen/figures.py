@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from paceline.loadgen import charts
+from paceline.loadgen import charts, charts_of_requests
 from paceline.loadgen.systems import system
 from paceline.loadgen.wording import milliseconds
 
@@ -150,6 +150,11 @@ def _scatter(summary: Summary) -> Figure | None:
     )
 
 
+def _goodput(summary: Summary) -> Figure | None:
+    chart = charts_of_requests.goodput_curve(summary)
+    return _lines(chart, "Goodput against load; numbers: share that met the SLO") if chart else None
+
+
 def _padding(summary: Summary) -> Figure | None:
     chart = charts.padding(summary)
     if chart is None:
@@ -208,6 +213,7 @@ FIGURES: dict[str, Callable[[Summary], Figure | None]] = {
         "total_time_s", "seconds for the same work", "s", "Total time against batch size"
     ),
     "latency_throughput": _scatter,
+    "goodput": _goodput,
     "padding_waste": _padding,
     "occupancy": _occupancy,
 }

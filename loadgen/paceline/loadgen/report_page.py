@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from paceline.loadgen import tables
+from paceline.loadgen import tables, tables_of_measures
 from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
@@ -25,39 +25,50 @@ Summary = Mapping[str, Any]
 
 def report_page(summary: Summary) -> str:
     """The whole page as HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
+    drawn = charts(summary)
+    page = (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            summary=summary,
+            run=summary["run"],
+            verdict=summary["verdicts"],
+            cards=cards(summary),
+            charts=drawn,
+            charts_json=Markup(embedded(drawn)),
+            tables=_tables(summary),
+            concerns=concerns(summary),
+            rungs=[one for one in SYSTEMS if one.is_mode],
+            at_reference=at_reference(summary),
+            sampled=sampled(summary),
+            padding_story=padding_story(summary),
+            definitions=DEFINITIONS,
+            symbols=SYMBOLS,
+            facts=facts(summary),
+            styles=Markup(template("report.css")),
+            scripts=Markup(template("charts.js") + template("measures.js") + template("report.js")),
+        )
+    )
+    return page
+
+
+def page_environment() -> jinja2.Environment:
+    """How this package's pages are made: what comes from outside stays text, a missing name is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(template),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = charts(summary)
-    page = environment.get_template("report.html").render(
-        summary=summary,
-        run=summary["run"],
-        verdict=summary["verdicts"],
-        cards=cards(summary),
-        charts=drawn,
-        charts_json=Markup(_embedded(drawn)),
-        tables=_tables(summary),
-        concerns=concerns(summary),
-        rungs=[one for one in SYSTEMS if one.is_mode],
-        padding_story=padding_story(summary),
-        definitions=DEFINITIONS,
-        symbols=SYMBOLS,
-        facts=facts(summary),
-        styles=Markup(_template("report.css")),
-        scripts=Markup(_template("charts.js") + _template("report.js")),
-    )
-    return page
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """A template's text."""
     return (files("paceline.loadgen") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _embedded(value: Any) -> str:
+def embedded(value: Any) -> str:
     """JSON that may stand inside a script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
@@ -73,6 +84,16 @@ def _tables(summary: Summary) -> dict[str, tables.Table]:
         "latency": tables.latency_table(summary),
         "kinds": kinds_table(summary),
         "phases": tables.phases_table(summary),
+        "goodput": tables_of_measures.goodput_table(summary),
+        "fairness": tables_of_measures.fairness_table(summary),
+        "health": tables_of_measures.health_table(summary),
+        "fairness_here": tables_of_measures.at_reference(
+            tables_of_measures.fairness_table(summary), summary
+        ),
+        "spread_here": tables_of_measures.at_reference(tables.latency_table(summary), summary),
+        "timeline": tables_of_measures.timeline_table(summary),
+        "speed": tables_of_measures.speed_table(summary),
+        "fit": tables_of_measures.fit_table(summary),
     }
 
 
@@ -96,6 +117,20 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {peak['concurrency']} in flight"
         made.append({"key": peak["mode"], "figure": rate(peak["output_tok_s"]), "what": what})
     return made
+
+
+def at_reference(summary: Summary) -> str:
+    """Where figures of single requests are taken, for their titles."""
+    size = summary["verdicts"]["reference_concurrency"]
+    return f", at {size:g} in flight" if size else ""
+
+
+def sampled(summary: Summary) -> str:
+    """Says how many requests the page holds, where it does not hold all."""
+    thinned = [one["detail"]["every"] for one in summary["levels"] if one["detail"]["every"] > 1]
+    if not thinned:
+        return "All requests of the steady windows are shown."
+    return f"Of levels with many requests the page holds evenly spaced ones, down to one in {max(thinned)}."
 
 
 def padding_story(summary: Summary) -> str:

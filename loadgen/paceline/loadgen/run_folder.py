@@ -117,6 +117,10 @@ def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
     for metric in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):
         for name in ("n", "mean", "median", "p90", "p95", "p99", "max"):
             row[f"{metric}_{name}"] = level["latency"][metric][name]
+    for metric in ("ttft_sched_ms", "e2e_sched_ms"):
+        row |= {f"{metric}_{name}": level["latency"][metric][name] for name in ("median", "p99")}
+    for one in level["goodput"]:
+        row |= {f"{one['slo']} {name}": one[name] for name in ("attainment", "req_s", "tok_s")}
     row["lower_bounds"] = " ".join(level["lower_bounds"])
     for name in ("batch_mean", "padding_waste", "kv_pages_peak", "preemptions", "busy_share"):
         row[name] = level["server"].get(name)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paceline.loadgen.series import Sample, between, server_figures
+from paceline.loadgen.slo import DEFAULT, parse_slo
 from paceline.loadgen.statistics import group_levels, summarise_level
 from paceline.loadgen.timeline import lanes, level_spans, occupancy
 from paceline.loadgen.timing import Record
 from paceline.loadgen.verdicts import verdicts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LANE_LEVEL = 8
 
 
@@ -100,13 +101,14 @@ def _system(mode: ModeRun) -> dict[str, Any]:
 
 def _levels(mode: ModeRun, data: RunData) -> list[dict[str, Any]]:
     made = []
+    slos = [parse_slo(text) for text in data.run.get("slo") or DEFAULT]
     grouped = group_levels(mode.records)
     for target, records in grouped.items():
-        level = summarise_level(records, target, seed=data.run.get("seed") or 0)
+        level = summarise_level(records, target, seed=data.run.get("seed") or 0, slos=slos)
         window = level["phases"].get("window")
         inside = between(mode.samples, window["start_s"], window["end_s"]) if window else []
         level["server"] |= server_figures(inside)
-        level["client"] = _client(inside)
+        level["client"] |= _client(inside)
         level["phases"] = {
             name: {edge: moment - data.started for edge, moment in span.items()}
             for name, span in level["phases"].items()

@@ -8,6 +8,7 @@ tokens), t_n that of the last, t_end that of the status; n is the sum of all n_k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate
 from typing import Any
@@ -179,3 +180,8 @@ class Record:
 
 _FIELDS = tuple(f.name for f in fields(Record))
 _SERVER_FIELDS = tuple(f.name for f in fields(ServerTimings))
+
+
+def without_probes(records: Iterable[Record]) -> list[Record]:
+    """The records of the load, which the figures of a level are made of."""
+    return [record for record in records if record.kind != PROBE_KIND]

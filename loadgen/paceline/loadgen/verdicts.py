@@ -65,6 +65,7 @@ def verdicts(summary: Summary) -> dict[str, Any]:
         "peak": peak,
         "knee": _knee(summary, hero),
         "limit": _limit(summary, hero, reference),
+        "best_goodput": _best_goodput(summary),
     }
     found["ratios"] = _ratios(found)
     found["baseline_ratios"] = _baseline_ratios(summary, hero)
@@ -111,12 +112,26 @@ def _knee(summary: Summary, hero: str | None) -> dict[str, Any] | None:
     return {"concurrency": knee["target"]["value"], "output_tok_s": tokens_per_second(knee)}
 
 
+def _best_goodput(summary: Summary) -> list[dict[str, Any]]:
+    """Of each SLO the level with the most good requests a second; an SLO that nothing met has none."""
+    best: dict[str, dict[str, Any]] = {}
+    for level in summary["levels"]:
+        for one in level["goodput"]:
+            if (one["req_s"] or 0.0) > best.get(one["slo"], {"req_s": 0.0})["req_s"]:
+                place = {"mode": level["mode"], **level["target"]}
+                best[one["slo"]] = {
+                    name: one[name] for name in ("slo", "req_s", "attainment")
+                } | place
+    return list(best.values())
+
+
 def _limit(summary: Summary, hero: str | None, reference: int | None) -> dict[str, Any]:
     """Who was the limit at the reference level: the server, the load generator, or not known."""
     level = level_at(summary, hero, reference) if hero else None
     busy = level["server"].get("busy_share") if level else None
     client = level["client"].get("cpu_pct") if level else None
-    if client is not None and client >= CLIENT_FULL_PCT:
+    late = bool(level and level["client"].get("dispatch_degraded"))
+    if late or (client is not None and client >= CLIENT_FULL_PCT):
         return {"who": "client", "busy_share": busy, "client_cpu_pct": client}
     who = "server" if busy is not None and busy >= BUSY else "unknown"
     return {"who": who, "busy_share": busy, "client_cpu_pct": client}
@@ -204,6 +219,7 @@ def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
     flags += doubts
     flags += _integrity_flags(summary)
     flags.append(_limit_flag(found["limit"]))
+    flags += [_goodput_flag(one) for one in found["best_goodput"]]
     if not weak and not doubts and summary["levels"]:
         flags.append(_flag("good", "Every level reached a steady state"))
     return flags
@@ -222,7 +238,7 @@ def _latency_flags(summary: Summary) -> list[dict[str, str]]:
     texts = {
         f"Latencies of fewer than {FEW} requests": few,
         "Latencies are lower bounds (≥), as over 10 % of the requests were cut or missed their deadline": bound,
-        "Requests in flight and their latencies do not fit together within 5 % (Little's law)": unsettled,
+        "Requests in flight and their latencies do not fit together (Little's law)": unsettled,
     }
     return [
         _flag("note", f"{text}: {_where(chosen, summary)}")
@@ -279,6 +295,13 @@ def _limit_flag(limit: Mapping[str, Any]) -> dict[str, str]:
     return _flag(
         {"server": "good", "client": "warn"}.get(limit["who"], "note"), texts[limit["who"]]
     )
+
+
+def _goodput_flag(best: Mapping[str, Any]) -> dict[str, str]:
+    size = f"{best['value']:g}{' in flight' if best['kind'] == 'concurrency' else ' a second'}"
+    text = f"Best goodput under {best['slo']}: {best['req_s']:.1f} requests/s,"
+    text += f" {system(best['mode']).label.lower()} at {size}, {percent(best['attainment'])} good"
+    return _flag("note", text)
 
 
 def _flag(kind: str, text: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ FULL = 0.9  # the window is where at least this share of the target is in flight
 BRIDGE_S = 0.1  # a user's turn from one request to its next is no end of the window
 THROUGHPUT_BINS = 20
 LITTLE_TOLERANCE = 0.05
+GROWTH = 1.5  # of requests in flight from the first third of an open level to its last
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def full_window(records: Sequence[Record], target: int, *, from_s: float) -> Win
 class Steady(NamedTuple):
     """Where the figures of a level were taken, and how that span was found."""
 
-    verdict: str  # "steady", "below_target", "warmup_only" or "empty"
+    verdict: str  # "steady", "below_target", "unstable", "warmup_only" or "empty"
     window: Window | None
     reason: str
 
@@ -140,11 +141,54 @@ def throughput(records: Sequence[Record], window: Window, *, seed: int = 0) -> d
     }
 
 
+def open_window(records: Sequence[Record]) -> Steady:
+    """The window of an open-loop level: from the first to the last intended send after warm-up.
+
+    It is not steady where arrivals outran the server: where requests in flight, over the last third, exceed those
+    of the first by more than half and by more than two.
+    """
+    if not records:
+        return Steady("empty", None, "no request")
+    due = [r.t_send if r.t_int is None else r.t_int for r in records if r.measured]
+    if len(due) < 2 or max(due) <= min(due):
+        whole = Window(min(r.t_send for r in records), max(r.t_end for r in records))
+        return Steady("warmup_only", whole, "too few requests after warm-up: the whole level")
+    window = Window(min(due), max(due))
+    third = window.seconds / 3
+    early = concurrency(records, Window(window.start_s, window.start_s + third))
+    late = concurrency(records, Window(window.end_s - third, window.end_s))
+    if late > max(GROWTH * early, early + 2):
+        reason = f"requests in flight grew from {early:.1f} to {late:.1f}: more came than ended"
+        return Steady("unstable", window, reason)
+    return Steady("steady", window, "first to last intended send after warm-up")
+
+
 def littles_law(records: Sequence[Record], window: Window) -> dict[str, Any]:
-    """Little's law: requests in flight against completions a second times their mean E2E."""
+    """Little's law: requests in flight against completions a second times their mean E2E.
+
+    The two differ by the age of what is in flight at the edges, which a short window or a low level does not average
+    out. The tolerance is 5 %, or twice the spread that such edges make by themselves, if that is more.
+    """
     seen = concurrency(records, window)
     ended = [record.e2e_s for record in records if record.ok and window.holds(record.t_end)]
     expected = sum(ended) / window.seconds
     error = abs(expected - seen) / seen if seen else None
-    within = error is not None and error <= LITTLE_TOLERANCE
-    return {"in_flight": seen, "rate_times_e2e": expected, "error": error, "ok": within}
+    tolerance = max(LITTLE_TOLERANCE, 2 * _edge_spread(ended, window))
+    within = error is not None and error <= tolerance
+    figures = {"in_flight": seen, "rate_times_e2e": expected, "error": error}
+    return figures | {"tolerance": tolerance, "ok": within}
+
+
+def _edge_spread(e2e_s: Sequence[float], window: Window) -> float:
+    """Standard deviation of the ages at both edges, as a share of the requests' time in the window.
+
+    Requests of one batch or queue age together, so more of them in flight are not counted on to average out. One met
+    in flight at some moment is aged m2 / (2 m1) on average, with second moment m3 / (3 m1), where m1, m2 and m3 are the
+    moments of E2E.
+    """
+    if not e2e_s:
+        return 0.0
+    times = np.asarray(e2e_s, dtype=np.float64)
+    first, second, third = (float((times**power).mean()) for power in (1, 2, 3))
+    variance = max(0.0, third / (3 * first) - (second / (2 * first)) ** 2)
+    return math.sqrt(2 * variance) / window.seconds
