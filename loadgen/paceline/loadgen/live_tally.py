@@ -9,6 +9,7 @@ from paceline.loadgen.live_figures import Figures, level_name
 from paceline.loadgen.slo import Slo
 from paceline.loadgen.timing import Record
 
+PROBE = "probe"  # kind of the requests beside the load, which are no part of its latencies
 KEPT = 30  # seconds that wait for a master which does not ask
 
 
@@ -71,7 +72,9 @@ class Tally:
         self._ticked_s, self._tokens, self._level = now_s, 0, ""
 
     def take(self, record: Record) -> None:
-        """Count a request that ended."""
+        """Count a request that ended, if it is part of the load."""
+        if record.kind == PROBE:
+            return
         name = level_name(record.level, record.rate)
         self._levels.setdefault(name, Figures()).take(record, self.slo)
 
