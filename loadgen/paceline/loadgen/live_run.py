@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from locust.env import Environment
-from locust.runners import Runner, WorkerRunner
+from locust.runners import MasterRunner, Runner, WorkerRunner
 
 import logging
 import time
@@ -85,6 +85,9 @@ class LiveRun:
         self.look()
 
     def _take_report(self, client_id: str, data: dict[str, Any], **_kwargs: Any) -> None:
+        runner = self._environment.runner
+        if isinstance(runner, MasterRunner) and client_id not in runner.clients:
+            return  # another master's worker, left over from a run that died
         self.live.take(client_id, data.get(KEY, []), time.perf_counter())
 
     def _begin(self, **_kwargs: Any) -> None:

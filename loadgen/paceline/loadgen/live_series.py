@@ -30,14 +30,18 @@ def series(live: Live, now_s: float, *, state: str) -> dict[str, Any]:
 
 
 def _lines(slots: dict[int, Slot], places: range) -> dict[str, list[float | None]]:
-    flying = _flying(slots, places)
     windows = [[slots[p] for p in range(at - SMOOTH + 1, at + 1) if p in slots] for at in places]
-    return {
-        "tok_s": [_tok_s(window, at) for window, at in zip(windows, places, strict=True)],
+    timed = list(zip(windows, places, strict=True))
+    ended: dict[str, list[float | None]] = {
+        f"{end}_s": [_ended_s(window, at, end) for window, at in timed]
+        for end in ("ok", "shed", "failed")
+    }
+    return ended | {
+        "tok_s": [_tok_s(window, at) for window, at in timed],
         "ttft_p50": [_quantile(window, "ttft", 0.5) for window in windows],
         "ttft_p90": [_quantile(window, "ttft", 0.9) for window in windows],
         "tpot_p50": [_quantile(window, "tpot", 0.5) for window in windows],
-        "in_flight": list(flying),
+        "in_flight": _flying(slots, places),
         "running": [_sampled(slots, at, "running") for at in places],
         "waiting": [_sampled(slots, at, "waiting") for at in places],
         "kv": [_kv(slots, at) for at in places],
@@ -46,7 +50,11 @@ def _lines(slots: dict[int, Slot], places: range) -> dict[str, list[float | None
 
 
 def _tok_s(window: list[Slot], place: int) -> float:
-    return sum(slot.figures.tokens for slot in window) / min(SMOOTH, place + 1)
+    return round(sum(slot.figures.tokens for slot in window) / min(SMOOTH, place + 1), 2)
+
+
+def _ended_s(window: list[Slot], place: int, end: str) -> float:
+    return round(sum(slot.figures.counts[end] for slot in window) / min(SMOOTH, place + 1), 2)
 
 
 def _quantile(window: list[Slot], name: str, share: float) -> float | None:

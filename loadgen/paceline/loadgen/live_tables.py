@@ -17,9 +17,9 @@ Row = dict[str, Any]
 FIGURE_COLUMNS = {
     "measure": "Measure",
     "now": "Last 10 s",
-    "level": "This level",
-    "p90": "p90",
-    "p99": "p99",
+    "level": "Level so far",
+    "p90": "Level p90",
+    "p99": "Level p99",
     "meaning": "What it says",
 }
 LEVEL_COLUMNS = {
@@ -38,15 +38,11 @@ LEVEL_COLUMNS = {
     "cut": "Cut",
 }
 LATENCY_ROWS = (
-    (
-        "ttft",
-        "TTFT",
-        "time to first token; left the median, right of it the slowest tenth and hundredth",
-    ),
-    ("tpot", "TPOT", "time per output token after the first, one value a request"),
-    ("itl", "ITL", "inter-token latency: every gap that a reader saw"),
-    ("e2e", "Request", "from the send to the status"),
-    ("delay", "Send delay", "how late the generator sent, against its schedule"),
+    ("ttft", "TTFT, median", "time to first token"),
+    ("tpot", "TPOT, median", "time per output token after the first, one value a request"),
+    ("itl", "ITL, median", "inter-token latency: every gap that a reader saw"),
+    ("e2e", "Request, median", "from the send to the status"),
+    ("delay", "Send delay, median", "how late the generator sent, against its schedule"),
 )
 
 
@@ -104,8 +100,10 @@ def _server_rows(server: Mapping[str, float | None]) -> Iterable[Row]:
     if not server:
         yield _row("Server", NONE, "", "it does not tell its load")
         return
-    yield _row("Server running", number(server["running"]), "", "requests in the batch now")
-    yield _row("Server queue", number(server["waiting"]), "", "requests that wait to join it")
+    yield _row("Server running", number(server["running"]), "", "requests in its batch now")
+    yield _row(
+        "Server queue", number(server["waiting"]), "", "requests that wait to join the batch"
+    )
     yield _row("Batch rows", number(server["rows"], 1), "", "mean rows that shared a step")
     yield _row("KV cache", percent(server["kv"]), "", "pages in use")
     yield _row(
@@ -186,7 +184,7 @@ def levels_csv(live: Live) -> str:
 
 def _level_values(live: Live, level: Level) -> list[Any]:
     figures, counts = level.figures, level.figures.counts
-    span = (level.first_s - live.began_s, level.last_s - live.began_s)
+    span = (max(0.0, level.first_s - live.began_s), level.last_s - live.began_s)
     ends = (counts[name] for name in ("ok", "shed", "failed", "cancelled", "cut", "judged", "good"))
     return [
         level.name,

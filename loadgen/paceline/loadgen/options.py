@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -149,6 +150,7 @@ def _slo(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+@functools.cache  # Locust parses its command line again for every page: by then a run's own records are there
 def _new_folder(text: str) -> str:
     if text and any(Path(text).glob("requests.*.jsonl")):
         raise argparse.ArgumentTypeError(f"{text!r} holds the records of an earlier run")

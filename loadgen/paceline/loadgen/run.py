@@ -34,7 +34,7 @@ def register(events: Events) -> None:
     _listen(events.init_command_line_parser, _on_parser)
     endings: list[Callable[[], None]] = []
     # Locust calls these in reverse order: the first added sees what every other left behind.
-    _listen(events.quitting, lambda **_kwargs: [end() for end in endings])
+    _listen(events.quitting, lambda **_kwargs: _call(endings))
     _listen(events.init, lambda **kwargs: endings.extend(_on_init(**kwargs)))
 
 
@@ -171,3 +171,8 @@ def _report_progress(runner: Runner, session: Session) -> None:
             runner.send_message(PROGRESS_MESSAGE, progress.to_message())
             told, rounds = progress, 0
         gevent.sleep(PROGRESS_S)
+
+
+def _call(actions: list[Callable[[], None]]) -> None:
+    for act in actions:
+        act()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from locust.env import Environment
 from locust.web import WebUI
 
+import json
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -72,9 +73,9 @@ def _pages(environment: Environment, ui: WebUI, live: Live, out: str) -> Bluepri
 
     def data() -> Response:
         state = environment.runner.state if environment.runner is not None else "missing"
-        answer = jsonify(series(live, time.perf_counter(), state=state))
-        answer.headers["Cache-Control"] = "no-store"
-        return answer
+        found = series(live, time.perf_counter(), state=state)
+        text = json.dumps(found, separators=(",", ":"), allow_nan=False)
+        return Response(text, mimetype="application/json", headers={"Cache-Control": "no-store"})
 
     def levels() -> Response:
         return _csv(levels_csv(live), "levels")

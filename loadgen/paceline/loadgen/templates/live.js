@@ -8,18 +8,22 @@
       { key: "ttft_p50", name: "median", colour: "purple" },
       { key: "ttft_p90", name: "p90", colour: "orange", dash: "5 3" }] },
     { title: "Requests", unit: "requests", whole: true, lines: [
-      { key: "in_flight", name: "in flight (client)", colour: "blue" },
-      { key: "running", name: "running (server)", colour: "green", dash: "5 3" },
-      { key: "waiting", name: "waiting (server)", colour: "orange", dash: "1.5 4" }] },
+      { key: "in_flight", name: "in flight", colour: "blue" },
+      { key: "running", name: "server running", colour: "green", dash: "5 3" },
+      { key: "waiting", name: "server waiting", colour: "orange", dash: "1.5 4" }] },
     { title: "Time per output token", unit: "ms", limit: "tpot", lines: [
       { key: "tpot_p50", name: "median", colour: "purple" }] },
+    { title: "Requests ended per second", unit: "req/s", lines: [
+      { key: "ok_s", name: "ok", colour: "green" },
+      { key: "shed_s", name: "shed", colour: "orange", dash: "1.5 4" },
+      { key: "failed_s", name: "failed", colour: "red", dash: "5 3" }] },
     { title: "KV cache and padding", unit: "%", percent: true, lines: [
       { key: "kv", name: "cache in use", colour: "green", area: true },
       { key: "padding", name: "padding waste", colour: "red", dash: "5 3" }] },
   ];
   const CARDS = [
-    ["Output", "output, last 10 s"], ["TTFT", "TTFT, median"], ["TPOT", "TPOT, median"], ["In flight", "in flight"],
-    ["Server queue", "wait in the server"], ["Within SLO", "within SLO"], ["Shed", "shed, last 10 s"], ["Failed", "failed, last 10 s"]];
+    ["Output", "output"], ["TTFT, median", "TTFT, median"], ["TPOT, median", "TPOT, median"],
+    ["In flight", "in flight"], ["Server queue", "server queue"], ["Within SLO", "within SLO"], ["Shed", "shed"], ["Failed", "failed"]];
   const SPACE = "http://www.w3.org/2000/svg";
   const LEFT = 50, RIGHT = 10, TOP = 10, BOTTOM = 24, HEIGHT = 210;
   let data = null, at = null;
@@ -111,14 +115,14 @@
     }
     const step = [10, 15, 30, 60, 120].find((s) => (last - first) / s <= Math.max(3, width / 90)) || 300;
     for (let time = Math.ceil(first / step) * step; time <= last; time += step)
-      grid.append(make("text", { x: x(time), y: HEIGHT - 6, "text-anchor": time === 0 ? "start" : "middle" }, clock(time)));
+      grid.append(make("text", { x: x(time), y: HEIGHT - 6, "text-anchor": x(time) > width - 30 ? "end" : x(time) < LEFT + 14 ? "start" : "middle" }, clock(time)));
     parts.push(grid);
     for (const line of chart.lines) parts.push(...drawLine(line, x, y));
     if (limit !== null) {
-      const place = shown === null ? TOP + 2 : y(limit);
+      const place = shown === null ? TOP - 4 : y(limit);
       if (shown !== null) parts.push(make("line", { class: "limit", x1: LEFT, x2: width - RIGHT, y1: place, y2: place }));
       const name = shown === null ? `SLO ${limit.toLocaleString("en")} ms, far above` : `SLO ${limit.toLocaleString("en")} ms`;
-      parts.push(make("text", { class: "limit-name", x: width - RIGHT - 2, y: Math.max(place - 5, TOP + 10), "text-anchor": "end" }, name));
+      parts.push(make("text", { class: "limit-name", x: width - RIGHT - 2, y: place < TOP + 20 ? place + 14 : place - 5, "text-anchor": "end" }, name));
     }
     if (at !== null && at < data.times.length) {
       const place = x(data.times[at]);
@@ -165,7 +169,10 @@
     const rows = new Map(data.rows.map((row) => [row.measure, row]));
     document.getElementById("cards").replaceChildren(...CARDS.filter(([name]) => rows.has(name)).map(([name, words]) => {
       const card = html("div", { class: "card" });
-      card.append(html("b", {}, rows.get(name).now || "–"), html("span", {}, words));
+      const [figure, unit] = (rows.get(name).now || "–").split("\u00a0");
+      const value = html("b", {}, figure);
+      if (unit) value.append(html("small", {}, ` ${unit}`));
+      card.append(value, html("span", {}, words));
       return card;
     }));
     document.getElementById("rows").replaceChildren(...data.rows.map((row) => {
