@@ -107,7 +107,7 @@ HEADINGS = (
 
 def render(live: Live, status: Status, now_s: float) -> Group:
     """All levels so far, the one that runs with its phase; below it the server and the time left."""
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "Phase" else "right")
     for name, level in live.levels.items():
