@@ -177,7 +177,9 @@ def test_workers_are_merged(server: ScriptedServer, free_port: int, master_port:
         assert figures(ui)["In flight"]["now"] == "4"
         ui.post("/stop")
         ui.until(lambda stats: stats["state"] == "stopped")
-        load = server.load()
+        deadline = time.monotonic() + PATIENCE_S
+        while (load := server.load()).running:
+            assert time.monotonic() < deadline
         streams = load.requests_finished + load.requests_rejected
         (level,) = until_ended(ui, streams)
         ok, cut = int(level["ok"]), int(level["cut"])

@@ -101,20 +101,25 @@ def line(level: Level, phase: str, in_flight: int | None, left_s: float | None =
 
 HEADINGS = (
     *("Level", "Phase", "In flight", "tok/s", "TTFT p50", "TTFT p99", "TPOT p50"),
-    *("Shed", "Failed", "Send delay"),
+    *("Shed", "Failed"),
 )
+DELAY = "Send delay p99"  # only where a level has a schedule
 
 
 def render(live: Live, status: Status, now_s: float) -> Group:
     """All levels so far, the one that runs with its phase; below it the server and the time left."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in HEADINGS:
+    delays = any(level.figures.latencies["delay"].count for level in live.levels.values())
+    for heading in (*HEADINGS, DELAY) if delays else HEADINGS:
         table.add_column(heading, justify="left" if heading == "Phase" else "right")
     for name, level in live.levels.items():
         running = name == live.level and status.phase != "done"
         flying = str(live.in_flight(now_s)) if running else NONE
         phase = status.phase if running else "done"
-        table.add_row(*_cells(level, phase, flying), style="" if running else "dim")
+        cells = _cells(level, phase, flying)
+        table.add_row(
+            *(cells if delays else cells[: len(HEADINGS)]), style="" if running else "dim"
+        )
     return Group(table, Text(_foot(live, status, now_s), style="dim"))
 
 
