@@ -41,7 +41,7 @@ PURE = {
         "tally",
         "waiting",
     )
-}
+} | {f"paceline.loadgen.{name}" for name in ("histogram", "live_figures", "live_tally", "slo")}
 IMPURE = {"asyncio", "concurrent", "grpc", "random", "secrets", "socket", "threading", "time"}
 PROTOBUF_HOLDERS = {
     "paceline.client": {"_aio", "_answers", "_record", "_requests", "_status", "_sync"},
@@ -57,7 +57,10 @@ PROTOBUF_HOLDERS = {
     },
     "paceline.loadgen": {"call", "probe"},
 }
-LOCUST_HOLDERS = {"entry.locustfile", "probe_stream", "run", "session", "shape", "user"}
+LOCUST_HOLDERS = {
+    *("entry.locustfile", "live_run", "live_terminal", "probe_stream", "run", "session", "shape"),
+    *("user", "web"),
+}
 
 
 def modules() -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -127,8 +128,16 @@ def run_locust(tmp_path: Path, free_port: int) -> RunLocust:
 @pytest.fixture
 def free_port() -> int:
     """A port that was free a moment ago."""
-    import socket
+    return _free_port()
 
+
+@pytest.fixture
+def master_port() -> int:
+    """Another one, for Locust's own messages."""
+    return _free_port()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -43,8 +43,8 @@ DEFINITIONS = (
     (
         "Goodput, attainment",
         "Of the requests sent in the window: good are those that ended OK and met ALL limits of the SLO."
-        " Attainment: good / judged, where shed, failed and missed requests are judged as misses. A request cut by the end"
-        " of its level is a miss if it had already broken its TTFT or E2E limit and else not judged; one that its"
+        " Attainment: good / judged, where shed, failed and missed requests are judged as misses. A request cut by the"
+        " end of its level is a miss if it had already broken its TTFT or E2E limit and else not judged; one that its"
         " workload cancelled is not judged. Goodput: good / length of the window, as requests and as their tokens."
         " Its interval is Wilson's.",
     ),

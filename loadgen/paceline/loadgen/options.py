@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.presets import NAMES
+from paceline.loadgen.slo import SloError, parse_slo
 from paceline.loadgen.workload import Workload, WorkloadError, make_workload
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -35,6 +37,7 @@ class LoadOptions(MixOptions):
     channels: int = 2
     out: str = ""
     label: str = "run"
+    slo: str = "ttft=2000,tpot=200"
 
     @classmethod
     def from_namespace(cls, namespace: argparse.Namespace) -> LoadOptions:
@@ -102,8 +105,10 @@ HELP = {
     "out": "new folder for requests.<worker>.jsonl, one line per generation",
     "label": "name of the run in the records, for example the server's batching mode",
     **MIX_HELP,
+    "slo": "what a request must meet, in ms: ttft=450,tpot=40, or a preset such as llama2-70b-interactive",
 }
-IN_WEB_UI = ("workload", "seed", "max_tokens_scale")
+# Settings that the web UI's form offers, of whichever module adds them to the parser.
+IN_WEB_UI = ("workload", "arrival", "rate", "slo", "seed", "max_tokens_scale")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +122,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             extra |= {"type": kind, "default": setting.default}
         flag = setting.name.replace("_", "-")
         parser.add_argument(f"--{flag}", help=HELP[setting.name], metavar=f"<{flag}>", **extra)
+
+
+def check_form(form: Mapping[str, str]) -> str | None:
+    """What is wrong with a filled form, in one line that names the field; None where nothing is."""
+    for name, text in form.items():
+        if name in IN_WEB_UI and name in CHECKS:
+            try:
+                CHECKS[name](text)
+            except argparse.ArgumentTypeError as error:
+                return f"{name.replace('_', ' ')}: {error}"
+    return None
 
 
 def _at_least(kind: type[int] | type[float], low: float) -> Callable[[str], float]:
@@ -140,6 +156,14 @@ def _workload(text: str) -> str:
     return text
 
 
+def _slo(text: str) -> str:
+    try:
+        return parse_slo(text).name if text else ""
+    except SloError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+@functools.cache  # Locust parses its command line again for every page: by then a run's own records are there
 def _new_folder(text: str) -> str:
     if text and any(Path(text).glob("requests.*.jsonl")):
         raise argparse.ArgumentTypeError(f"{text!r} holds the records of an earlier run")
@@ -149,6 +173,7 @@ def _new_folder(text: str) -> str:
 CHECKS: dict[str, Callable[[str], Any]] = {
     **MIX_CHECKS,
     "workload": _workload,
+    "slo": _slo,
     "out": _new_folder,
     "level_min_s": _at_least(float, 0),
     "level_max_s": _at_least(float, 0.1),

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Cell:
-    """One level's state and latest figures. Times are seconds."""
+    """One level's state and latest figures. Times are seconds; a closed loop has no delay."""
 
     state: str = "waiting"
     ttft_s: float | None = None
     tpot_s: float | None = None
     in_flight: int | None = None
     tok_s: float | None = None
+    ttft_p99_s: float | None = None
+    shed: int | None = None
+    delay_p99_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from locust.env import Environment
 from locust.event import Events
 from locust.exception import StopTest
-from locust.runners import MasterRunner, Runner
+from locust.runners import MasterRunner, Runner, WorkerRunner
 
 import argparse
 from collections.abc import Callable
@@ -14,13 +14,17 @@ from typing import Any
 
 import gevent
 
+from paceline.loadgen.live_run import LiveRun, follow_session
+from paceline.loadgen.live_terminal import show_table
 from paceline.loadgen.options import LoadOptions, add_arguments
 from paceline.loadgen.probe_stream import ProbeStream
 from paceline.loadgen.session import Session
 from paceline.loadgen.shape import PROGRESS_MESSAGE, STAGE_MESSAGE, LevelShape
+from paceline.loadgen.slo import SloError
 from paceline.loadgen.stage import Progress, Stage
 from paceline.loadgen.timing import PROBE_KIND
 from paceline.loadgen.user import PacelineUser, prepare_process, report_call, use_fine_buckets
+from paceline.loadgen.web import use_web
 from paceline.loadgen.workload import WorkloadError
 
 PROGRESS_S = 0.05
@@ -30,7 +34,10 @@ def register(events: Events) -> None:
     """Make Locust run `PacelineUser`: call it once, in the locustfile."""
     use_fine_buckets()
     _listen(events.init_command_line_parser, _on_parser)
-    _listen(events.init, _on_init)
+    endings: list[Callable[[], None]] = []
+    # Locust calls these in reverse order: the first added sees what every other left behind.
+    _listen(events.quitting, lambda **_kwargs: _call(endings))
+    _listen(events.init, lambda **kwargs: endings.extend(_on_init(**kwargs)))
 
 
 def _listen(hook: Any, listener: Callable[..., None]) -> None:
@@ -41,12 +48,37 @@ def _on_parser(parser: argparse.ArgumentParser, **_kwargs: Any) -> None:
     add_arguments(parser)
 
 
-def _on_init(environment: Environment, runner: Runner, **_kwargs: Any) -> None:
+def _on_init(environment: Environment, runner: Runner, **_kwargs: Any) -> list[Callable[[], None]]:
+    """Connects everything; what is to be called at the very end."""
     options = _options(environment)
     if options.concurrency:
         _use_shape(environment, runner, options)
-    if not isinstance(runner, MasterRunner):
-        _use_session(environment, runner, options)
+    session: Session | None = None
+    if isinstance(runner, MasterRunner):
+        prepare_process(1)
+        _listen(environment.events.test_start, lambda **_kwargs: _tell_users(environment))
+    else:
+        session = _use_session(environment, runner, options)
+    return _use_live(environment, runner, session)
+
+
+def _use_live(
+    environment: Environment, runner: Runner, session: Session | None
+) -> list[Callable[[], None]]:
+    """Follow the run while somebody can look: not where only the summary was asked for."""
+    parsed = environment.parsed_options
+    if environment.web_ui is None and getattr(parsed, "only_summary", False):
+        return []
+    if session is not None:
+        follow_session(environment, runner, session)
+    if isinstance(runner, WorkerRunner):
+        return []
+    run = LiveRun(environment, runner, session, lambda: _options(environment))
+    if environment.web_ui is not None:
+        use_web(environment, environment.web_ui, run.live)
+    elif getattr(parsed, "headless", False) and not getattr(parsed, "print_stats", False):
+        return [run.finish, show_table(environment, runner, run.live)]
+    return []
 
 
 def _options(environment: Environment) -> LoadOptions:
@@ -65,7 +97,14 @@ def _use_shape(environment: Environment, runner: Runner, options: LoadOptions) -
     runner.register_message(PROGRESS_MESSAGE, on_progress)
 
 
-def _use_session(environment: Environment, runner: Runner, options: LoadOptions) -> None:
+def _tell_users(environment: Environment) -> None:
+    """Locust tells its workers their own shares only; settings that are not its own it sends to all of them."""
+    vars(environment.parsed_options)["users_in_all"] = (
+        getattr(environment.parsed_options, "num_users", None) or 1
+    )
+
+
+def _use_session(environment: Environment, runner: Runner, options: LoadOptions) -> Session:
     """Give this process's users a session, kept in step with Locust's start, stop and quit."""
     prepare_process(max((_users(environment), *options.concurrency)))
     session = Session(_worker_index(runner))
@@ -78,7 +117,8 @@ def _use_session(environment: Environment, runner: Runner, options: LoadOptions)
 
     def on_spawning_complete(user_count: int, **_kwargs: Any) -> None:
         if not session.options.concurrency:
-            session.enter(replace(session.stage, level=max(user_count, 1)))
+            users = _users(environment) if isinstance(runner, WorkerRunner) else max(user_count, 1)
+            session.enter(replace(session.stage, level=users))
 
     def on_stage(msg: Any, **_kwargs: Any) -> None:
         session.enter(Stage(**msg.data))
@@ -91,6 +131,7 @@ def _use_session(environment: Environment, runner: Runner, options: LoadOptions)
     _listen(environment.events.quitting, lambda **_kwargs: session.close())
     if options.concurrency:
         runner.greenlet.spawn(_report_progress, runner, session)
+    return session
 
 
 def _begin(environment: Environment, session: Session) -> None:
@@ -104,12 +145,14 @@ def _begin(environment: Environment, session: Session) -> None:
         stage = replace(stage, slot=session.worker % slots, slots=slots)
     try:
         session.begin(options, environment.host or PacelineUser.host, stage)
-    except (WorkloadError, OSError) as error:
+    except (WorkloadError, SloError, OSError) as error:
         raise StopTest(str(error)) from error
 
 
 def _users(environment: Environment) -> int:
-    return getattr(environment.parsed_options, "num_users", None) or 1
+    """Of all processes together."""
+    parsed = environment.parsed_options
+    return getattr(parsed, "users_in_all", None) or getattr(parsed, "num_users", None) or 1
 
 
 def _workers(environment: Environment) -> int:
@@ -133,3 +176,8 @@ def _report_progress(runner: Runner, session: Session) -> None:
             runner.send_message(PROGRESS_MESSAGE, progress.to_message())
             told, rounds = progress, 0
         gevent.sleep(PROGRESS_S)
+
+
+def _call(actions: list[Callable[[], None]]) -> None:
+    for act in actions:
+        act()

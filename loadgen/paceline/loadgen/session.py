@@ -16,10 +16,13 @@ import grpc
 from gevent.event import Event
 
 from paceline.loadgen.call import Call, Channels
+from paceline.loadgen.live_figures import level_name
+from paceline.loadgen.live_tally import Tally
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.probe_prompts import probe_prompt
 from paceline.loadgen.prompt import Prompt
 from paceline.loadgen.recorder import Recorder
+from paceline.loadgen.slo import parse_slo
 from paceline.loadgen.stage import Progress, Stage
 from paceline.loadgen.timing import PROBE_KIND
 from paceline.loadgen.workload import NONCES, Workload, make_workload, schedule_sha256
@@ -40,6 +43,7 @@ class Session:
     def __init__(self, worker: int, clock: Any = time.perf_counter) -> None:
         self.worker = worker
         self.options = LoadOptions()
+        self.tally: Tally | None = None  # where somebody looks at the run while it goes on
         self._clock = clock
         self._workload: Workload = make_workload(self.options.workload)
         self._nonce = 0
@@ -50,10 +54,11 @@ class Session:
         self._gate = Event()
         self._flying: set[Call] = set()
         self._sent = self._begun = self._ended = 0
+        self._tokens = 0  # of calls that ended
         self._seen_failures: set[str] = set()
 
     def begin(self, options: LoadOptions, host: str | None, stage: Stage) -> None:
-        """Get ready for a run. Raises WorkloadError, FileExistsError."""
+        """Get ready for a run. Raises WorkloadError, SloError, FileExistsError."""
         self._nonce = options.nonce if options.nonce >= 0 else secrets.randbelow(NONCES)
         self.options = options
         target = options.address(host)
@@ -68,7 +73,9 @@ class Session:
             self._recorder = Recorder(Path(options.out), self.worker, clock=self._clock)
             self._recorder.write_header(self._header())
         self._seen_failures.clear()
-        self._sent = self._begun = self._ended = 0
+        self._sent = self._begun = self._ended = self._tokens = 0
+        if self.tally is not None:
+            self.tally.begin(parse_slo(options.slo) if options.slo else None, self._clock())
         logger.info("%s: %s", self._workload.name, self._workload.notes)
         self.enter(stage)
 
@@ -160,12 +167,29 @@ class Session:
         counts = call.phase == "measure" and call.ended and call.prompt.kind != PROBE_KIND
         if call.index == self._stage.index and counts:
             self._ended += 1
-        if self._recorder is not None:
-            self._recorder.add(call.record(mode=self.options.label, worker=self.worker))
+        self._tokens += call.tokens
+        if self._recorder is not None or self.tally is not None:
+            record = call.record(mode=self.options.label, worker=self.worker)
+            if self._recorder is not None:
+                self._recorder.add(record)
+            if self.tally is not None:
+                self.tally.take(record)
         if call.failed and call.status not in self._seen_failures:
             self._seen_failures.add(call.status)
             target = self._channels.target if self._channels else ""
             logger.warning("first %s from %s: %s", call.status, target, call.details)
+
+    def tick(self) -> None:
+        """End a second of the live figures: what arrived until now, of calls in flight too."""
+        if self.tally is not None:
+            stage = self._stage
+            self.tally.tick(
+                self._clock(),
+                in_flight=len(self._flying),
+                tokens=self._tokens + sum(call.tokens for call in self._flying),
+                # An open loop's stage has a rate, by which its level is known.
+                level=level_name(stage.level, getattr(stage, "rate", None)),
+            )
 
     @property
     def name(self) -> str:

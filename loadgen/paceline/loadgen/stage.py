@@ -63,6 +63,11 @@ class LevelClock:
         if self._measuring_s is None and sent > self.options.warmup_requests(self.level):
             self._measuring_s = now_s
 
+    @property
+    def measuring(self) -> bool:
+        """The warm-up's requests are all sent."""
+        return self._measuring_s is not None
+
     def enough(self, now_s: float) -> bool:
         """Both minima are reached, or the longest time is over."""
         if now_s - self.opened_s >= self.options.level_max_s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from paceline.loadgen.bench_options import BenchOptions, Plan, load_options
 from paceline.loadgen.children import Child
 from paceline.loadgen.command import command_line
+from paceline.loadgen.outcomes import outcome
 from paceline.loadgen.probe import Probe
 from paceline.loadgen.progress import Cell, Progress
 from paceline.loadgen.recorder import Reader
@@ -20,7 +22,7 @@ LOOK_S = 0.25
 TELL_S = 1.0
 SILENT_S = 5.0
 SPEED_S = 2.0
-STAGE = re.compile(r"level (\d+): (open|cutting|done)")
+STAGE = re.compile(r"level (\d+): (ramp|open|drain|cutting|done)")
 
 
 class SweepFailed(Exception):
@@ -100,7 +102,7 @@ class Sweep:
         records = self._reader.records
         for level, state in stages.items():
             chosen = [one for one in records if one.level == level and one.kind != PROBE_KIND]
-            cell = Cell(state, *medians(chosen))
+            cell = cell_of(state, chosen)
             if state != "done":
                 cell.in_flight, cell.tok_s = self._now()
             else:
@@ -119,12 +121,31 @@ class Sweep:
 
 
 def stages_of(log: Path) -> dict[int, str]:
-    """Level and state ("open", "cutting", "done") as far as the load generator's log tells."""
+    """Level and state ("ramp", "open", "drain", "cutting", "done") as far as the load generator's log tells."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
     return {int(level): state for level, state in STAGE.findall(text)}
+
+
+def cell_of(state: str, records: list[Record]) -> Cell:
+    """A level's latencies and counts so far; it is open for its warm-up first."""
+    if state == "open" and not any(record.measured for record in records):
+        state = "warm-up"
+    ended = [record for record in records if not record.cut]
+    return Cell(
+        state,
+        *medians(records),
+        ttft_p99_s=_p99([r.ttft_s for r in ended if r.ttft_s is not None]),
+        shed=sum(outcome(record) == "shed" for record in ended),
+        delay_p99_s=_p99([d for r in records if (d := r.dispatch_delay_s) is not None]),
+    )
+
+
+def _p99(values: list[float]) -> float | None:
+    """None of fewer than a hundred, of which nobody knows one."""
+    return sorted(values)[math.ceil(0.99 * len(values)) - 1] if len(values) >= 100 else None
 
 
 def medians(records: list[Record]) -> tuple[float | None, float | None]:
