@@ -57,7 +57,15 @@ PROTOBUF_HOLDERS = {
     },
     "paceline.loadgen": {"call", "probe"},
 }
-LOCUST_HOLDERS = {"entry.locustfile", "run", "session", "shape", "user"}
+LOCUST_HOLDERS = {
+    "arrival_stream",
+    "entry.locustfile",
+    "open_loop",
+    "run",
+    "session",
+    "shape",
+    "user",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import grpc
 
-from paceline.loadgen.timing import Record, ServerTimings
+from paceline.loadgen.timing import DROPPED, Record, ServerTimings
 from paceline.loadgen.workload import Prompt
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
@@ -94,6 +94,8 @@ class Call:
     status: str = ""
     details: str = ""
     was_cut: bool = False
+    t_int: float | None = None
+    rate: float | None = None
     t_send: float = 0.0
     t_end: float = 0.0
     _stream: Stream | None = None
@@ -122,6 +124,11 @@ class Call:
             if not self.status:
                 self.cut()
                 self.status = "CANCELLED"
+
+    def drop(self) -> None:
+        """Give the call up in place of sending it."""
+        self.t_send = self.t_end = self._last_s = self.clock()
+        self.status = DROPPED
 
     def cut(self) -> None:
         """End the call because the run ends: no error of the server's."""
@@ -157,7 +164,7 @@ class Call:
     @property
     def failed(self) -> bool:
         """The server's fault: a status other than OK that `cut` did not cause."""
-        return self.status != "OK" and not self.was_cut
+        return self.status not in ("OK", DROPPED) and not self.was_cut
 
     @property
     def tokens(self) -> int:
@@ -186,6 +193,8 @@ class Call:
             cached_tokens=usage.cached_tokens,
             server=None if self._summary is None else server_timings(self._summary.timings),
             gap=self._gap or (self.status == "OK" and usage.completion_tokens != self._count),
+            t_int=self.t_int,
+            rate=self.rate,
         )
 
 

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_S = 3.0
 CLOSE_S = 2.0  # for cut calls to end
+LATE_S = 0.01  # a send so long after its time counts as late
 
 
 class Failure(Exception):
@@ -46,6 +47,7 @@ class Session:
         self._gate = Event()
         self._flying: set[Call] = set()
         self._sent = self._ended = 0
+        self._dropped = self._late = 0
         self._seen_failures: set[str] = set()
 
     def begin(self, options: LoadOptions, host: str | None, stage: Stage) -> None:
@@ -68,7 +70,7 @@ class Session:
             self._recorder = Recorder(Path(options.out), self.worker, clock=self._clock)
             self._recorder.write_header(self._header())
         self._seen_failures.clear()
-        self._sent = self._ended = 0
+        self._sent = self._ended = self._dropped = self._late = 0
         logger.info("%s: %s", self._workload.name, self._workload.notes)
         self.enter(stage)
 
@@ -95,9 +97,9 @@ class Session:
     def enter(self, stage: Stage) -> None:
         """Go to a stage: a new index counts its requests from 0, `cut` ends what is in flight."""
         if stage.index != self._stage.index:
-            self._sent = self._ended = 0
+            self._sent = self._ended = self._dropped = self._late = 0
         self._stage = stage
-        if stage.open:
+        if stage.open and stage.rate is None:  # an open loop's arrivals need no users
             self._gate.set()
         else:
             self._gate.clear()
@@ -110,7 +112,13 @@ class Session:
 
     def progress(self) -> Progress:
         return Progress(
-            self._stage.index, self._sent, self._ended, len(self._flying), self._stage.open
+            self._stage.index,
+            self._sent,
+            self._ended,
+            len(self._flying),
+            self._stage.open,
+            self._dropped,
+            self._late,
         )
 
     def wait_for_turn(self, timeout_s: float) -> bool:
@@ -119,13 +127,46 @@ class Session:
 
     def generate(self) -> Call:
         """Send this process's next request and read its answer. The call is recorded whatever happens."""
-        assert self._channels is not None, "begin() comes first"
         stage = self._stage
         number = stage.slot + stage.slots * self._sent
         self._sent += 1
         phase = "warmup" if number < stage.warmup else "measure"
         prompt = self._workload.prompt(number, stage.index)
+        return self._send(Call(prompt, stage.index, stage.level, phase, self._clock))
+
+    def arrive(self, number: int, t_int: float) -> Call:
+        """Send arrival `number` of an open loop, which was meant for `t_int`, and read its answer."""
+        self._sent += 1
+        call = self._send(self._arrival(number, t_int))
+        self._late += call.t_send - t_int > LATE_S
+        return call
+
+    def drop(self, number: int, t_int: float) -> None:
+        """Record an arrival that is not sent, as too many are outstanding."""
+        call = self._arrival(number, t_int)
+        call.drop()
+        self._dropped += 1
+        self._keep(call)
+
+    def _arrival(self, number: int, t_int: float) -> Call:
+        stage = self._stage
+        phase = "warmup" if number < stage.warmup else "measure"
+        prompt = self._workload.prompt(number, stage.index)
         call = Call(prompt, stage.index, stage.level, phase, self._clock)
+        call.t_int, call.rate = t_int, stage.rate
+        return call
+
+    @property
+    def outstanding(self) -> int:
+        """Requests of this process in flight."""
+        return len(self._flying)
+
+    def now(self) -> float:
+        """The clock of every time stamp, in seconds."""
+        return float(self._clock())
+
+    def _send(self, call: Call) -> Call:
+        assert self._channels is not None, "begin() comes first"
         self._flying.add(call)
         try:
             call.run(self._channels.stub(), self.options.request_timeout_s)
@@ -147,6 +188,8 @@ class Session:
     @property
     def name(self) -> str:
         """The row of Locust's tables that a request counts in now."""
+        if self._stage.rate is not None:
+            return f"{self._workload.name}/{self._stage.rate:g} per s"
         if self.options.concurrency:
             return f"{self._workload.name}/{self._stage.level}"
         return self._workload.name

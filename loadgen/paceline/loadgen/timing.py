@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate
 from typing import Any
 
+DROPPED = "DROPPED"  # status of an arrival that was not sent: too many were outstanding
+
 
 @dataclass(frozen=True, slots=True)
 class ServerTimings:
@@ -79,6 +81,11 @@ class Record:
     def ok(self) -> bool:
         """The generation came to its own end."""
         return self.status == "OK" and not self.cut
+
+    @property
+    def dropped(self) -> bool:
+        """An arrival that the generator did not send, as its cap on outstanding requests was reached."""
+        return self.status == DROPPED
 
     @property
     def measured(self) -> bool:
