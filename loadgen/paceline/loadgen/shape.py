@@ -59,7 +59,7 @@ class LevelShape(LoadTestShape):
             self._level_clock.take(worker, Progress(**message), self._clock())
 
     def _sweep(self) -> Iterator[tuple[int, float]]:
-        for index, level in enumerate(self._options.concurrency):
+        for index, level in enumerate(self._options.concurrency, self._options.first_level):
             yield (
                 level,
                 SPAWN_RATE,

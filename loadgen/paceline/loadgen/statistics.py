@@ -54,12 +54,14 @@ def summarise_level(
     cut by the end of the level, for what they show is true; TPOT and E2E only those that ended by
     themselves. `lower_bounds` names the latencies for which too many were cut.
     """
+    everything, records = records, [record for record in records if not record.dropped]
     scheduled = any(record.rate is not None for record in records)
     verdict, window, reason = (
         open_window(records) if scheduled else steady_window(records, int(target))
     )
     chosen = latency_records(records, window)
     seconds = window.seconds if window else None
+    judged = latency_records(everything, window)
     return {
         "target": {"kind": "rate" if scheduled else "concurrency", "value": target},
         "achieved": _achieved(records, window),
@@ -69,10 +71,10 @@ def summarise_level(
         "throughput": throughput(records, window, seed=seed) if window else None,
         "latency": _latency(chosen, seed),
         "lower_bounds": lower_bounds(chosen),
-        "goodput": [goodput(chosen, seconds, slo) for slo in slos],
+        "goodput": [goodput(judged, seconds, slo) for slo in slos],
         "fairness": fairness([record for record in chosen if record.ok]),
         "server": _server(chosen, seed),
-        "client": _dispatch(chosen, seed),
+        "client": _dispatch(chosen, seed) | _unkept(everything),
         "integrity": _integrity(records),
         "detail": detail(chosen, seconds),
     }
@@ -132,6 +134,16 @@ def _dispatch(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
     worst = late["p99"] if late["p99"] is not None else late["max"]
     degraded = None if worst is None else worst > max(LATE_MS, LATE_SHARE * (ttft or 0.0))
     return {"dispatch_ms": late, "dispatch_degraded": degraded}
+
+
+def _unkept(records: Sequence[Record]) -> dict[str, Any]:
+    """Where the schedule was not kept: arrivals that were not sent, and sends later than 10 ms after their time."""
+    delays = [r.dispatch_delay_s for r in records if not r.dropped]
+    return {
+        "arrivals": sum(r.t_int is not None for r in records),
+        "dropped": sum(r.dropped for r in records),
+        "late": sum(delay is not None and delay * 1e3 > LATE_MS for delay in delays),
+    }
 
 
 def _server(chosen: Sequence[Record], seed: int) -> dict[str, Any]:

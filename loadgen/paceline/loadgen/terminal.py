@@ -79,7 +79,7 @@ class PlainBoard:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, float]] = set()
         self._message = ""
 
     def __enter__(self) -> Self:
@@ -106,10 +106,10 @@ class PlainBoard:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def line(key: tuple[str, int], cell: Cell) -> str:
+def line(key: tuple[str, float], cell: Cell) -> str:
     """One finished level in one line."""
     name, size = key
-    text = f"{system(name).label}, {size} at once: {rate(cell.tok_s)} tok/s"
+    text = f"{system(name).label}, {size:g} {cell.unit}: {rate(cell.tok_s)} tok/s"
     if cell.ttft_s is not None:
         text += f", TTFT {seconds(cell.ttft_s)}, TPOT {seconds(cell.tpot_s)}"
     return text
@@ -123,14 +123,14 @@ def clock(left_s: float) -> str:
 def render(progress: Progress) -> Group:
     """The live table: the system that runs with all its levels, every other in one line."""
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    for heading in ("System", "At once", "Phase", "In flight", "tok/s", "TTFT p50", "TPOT p50"):
+    for heading in ("System", "Level", "Phase", "In flight", "tok/s", "TTFT p50", "TPOT p50"):
         table.add_column(heading, justify="left" if heading in ("System", "Phase") else "right")
     current = _current(progress)
     for name in dict.fromkeys(key[0] for key in progress.cells):
         cells = {size: cell for (owner, size), cell in progress.cells.items() if owner == name}
         if name == current:
             for at, (size, cell) in enumerate(cells.items()):
-                table.add_row(*_row(name if at == 0 else "", name, str(size), cell))
+                table.add_row(*_row(name if at == 0 else "", name, f"{size:g}", cell))
         else:
             table.add_row(*_folded(name, cells))
     foot = Text(
@@ -160,7 +160,7 @@ def _row(shown: str, name: str, size: str, cell: Cell) -> tuple[Text | str, ...]
     return label, *(Text(value, style=style) for value in values)
 
 
-def _folded(name: str, cells: dict[int, Cell]) -> tuple[Text | str, ...]:
+def _folded(name: str, cells: dict[float, Cell]) -> tuple[Text | str, ...]:
     done = {size: cell for size, cell in cells.items() if cell.state == "done"}
     best = max(done.items(), key=lambda item: item[1].tok_s or 0.0, default=None)
     label = Text(system(name).label, style=COLOURS.get(name, "") if done else "dim")
@@ -168,4 +168,4 @@ def _folded(name: str, cells: dict[int, Cell]) -> tuple[Text | str, ...]:
         return label, "", Text("waiting", style="dim"), "", "", "", ""
     size, cell = best
     values = (rate(cell.tok_s), seconds(cell.ttft_s), seconds(cell.tpot_s))
-    return label, str(size), "done, best" if len(done) == len(cells) else "stopped", "", *values
+    return label, f"{size:g}", "done, best" if len(done) == len(cells) else "stopped", "", *values
