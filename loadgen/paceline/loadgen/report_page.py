@@ -16,6 +16,7 @@ from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
 from paceline.loadgen.systems import SYSTEMS, system
+from paceline.loadgen.units import at_words, is_open, unit
 from paceline.loadgen.verdicts import modes_of
 from paceline.loadgen.wording import percent, rate, ratio
 
@@ -39,6 +40,8 @@ def report_page(summary: Summary) -> str:
             concerns=concerns(summary),
             rungs=[one for one in SYSTEMS if one.is_mode],
             at_reference=at_reference(summary),
+            unit=unit(summary),
+            open_loop=is_open(summary),
             sampled=sampled(summary),
             padding_story=padding_story(summary),
             definitions=DEFINITIONS,
@@ -104,7 +107,7 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         {
             "key": mode,
             "figure": ratio(value),
-            "what": f"the throughput of {system(mode).label.lower()}, at {reference} in flight",
+            "what": f"the throughput of {system(mode).label.lower()}, at {at_words(summary, reference)}",
         }
         for mode, value in verdict["ratios"].items()
     ]
@@ -113,7 +116,7 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         what = f"the throughput of {system(name).label}{size}, peak to peak"
         made.append({"key": name, "figure": ratio(one["ratio"]), "what": what})
     if peak := verdict["peak"]:
-        what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {peak['concurrency']} in flight"
+        what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {at_words(summary, peak['concurrency'])}"
         made.append({"key": peak["mode"], "figure": rate(peak["output_tok_s"]), "what": what})
     return made
 
@@ -121,7 +124,7 @@ def cards(summary: Summary) -> list[dict[str, str]]:
 def at_reference(summary: Summary) -> str:
     """Where figures of single requests are taken, for their titles."""
     size = summary["verdicts"]["reference_concurrency"]
-    return f", at {size:g} in flight" if size else ""
+    return f", at {at_words(summary, size)}" if size else ""
 
 
 def sampled(summary: Summary) -> str:
