@@ -21,11 +21,12 @@ from paceline.loadgen.slo import Slo, parse_slo
 from paceline.loadgen.statistics import latency_records
 from paceline.loadgen.sweep import SweepFailed
 from paceline.loadgen.timing import Record
-from paceline.loadgen.window import open_window, steady_window, throughput
+from paceline.loadgen.window import open_window, steady_window
 
 CALIBRATION_LEVEL = 90  # its prompts are those of no other level
 FIRST_SHARE = 0.7  # of the saturation: where the search begins
 SLACK_S = 45.0
+ENOUGH_ENDED = 30
 
 
 @dataclass(slots=True)
@@ -125,11 +126,21 @@ class OpenBench:
 
 
 def saturation_of(records: Sequence[Record], target: int) -> float | None:
-    """Requests a second that ended in the steady window of a closed loop."""
+    """Requests a second that a server ends with its batch kept full, from a closed loop.
+
+    Where too few ended to count them: tokens a second over the tokens that a request asks for.
+    """
     window = steady_window(records, target).window
-    if window is None or window.seconds <= 0:
+    if window is not None and window.seconds > 0:
+        ended = sum(record.ok and window.holds(record.t_end) for record in records)
+        if ended >= ENOUGH_ENDED:
+            return ended / window.seconds
+    moments = sorted(moment for record in records for moment in record.arrivals_s)
+    if len(moments) < 2:
         return None
-    return float(throughput(records, window)["req_s"]) or None
+    tokens = sum(record.counted_tokens for record in records)
+    asked = sum(record.requested_tokens for record in records) / len(records)
+    return tokens / (moments[-1] - moments[0]) / asked if asked else None
 
 
 def judge(records: Sequence[Record], slo: Slo) -> dict[str, Any]:

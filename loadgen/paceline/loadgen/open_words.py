@@ -46,7 +46,30 @@ def _waits(level: Level) -> str:
     text = (
         f"the first token came {milliseconds(first['median'])} after its request was due (median)"
     )
-    return f"{text}, {milliseconds(value)} at the {name}" if value is not None else text
+    if value is None:
+        return text
+    return (
+        f"{text}, at most {milliseconds(value)}"
+        if name == "max"
+        else f"{text}, {name} {milliseconds(value)}"
+    )
+
+
+def cards(summary: Summary, hero: str, levels: Sequence[Level]) -> list[tuple[str, str]]:
+    """(figure, what it is): the search's answer, the rate that was held with its wait, the saturation."""
+    told = _told(summary, hero) or {}
+    search, saturation = told.get("search"), told.get("saturation_req_s")
+    held = [level for level in levels if level["stable"]["verdict"] == "steady"]
+    found = []
+    if search and search["rate"] is not None:
+        found.append((f"{search['rate']:g}/s", f"the highest rate that met {search['slo']}"))
+    elif held:
+        found.append((size(held[-1]), "the highest rate offered that was kept up with"))
+        wait = milliseconds(held[-1]["latency"]["ttft_sched_ms"]["median"])
+        found.append((wait, f"from due to first token at {size(held[-1])}, median"))
+    if saturation:
+        found.append((f"{number(saturation, 1)}/s", "requests ended with the batch kept full"))
+    return found
 
 
 def explanation(summary: Summary, hero: str, levels: Sequence[Level]) -> str:

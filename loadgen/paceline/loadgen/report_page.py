@@ -11,13 +11,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from paceline.loadgen import tables, tables_of_measures
+from paceline.loadgen import open_words, tables, tables_of_measures
 from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
 from paceline.loadgen.systems import SYSTEMS, system
 from paceline.loadgen.units import at_words, is_open, unit
-from paceline.loadgen.verdicts import modes_of
+from paceline.loadgen.verdicts import levels_of, modes_of
 from paceline.loadgen.wording import percent, rate, ratio
 
 Summary = Mapping[str, Any]
@@ -115,6 +115,9 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         size = f" (best: {one['batch_size']})" if one["batch_size"] > 1 else ""
         what = f"the throughput of {system(name).label}{size}, peak to peak"
         made.append({"key": name, "figure": ratio(one["ratio"]), "what": what})
+    if is_open(summary) and (hero := verdict["hero"]):
+        told = open_words.cards(summary, hero, levels_of(summary, hero))
+        made += [{"key": hero, "figure": figure, "what": what} for figure, what in told]
     if peak := verdict["peak"]:
         what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {at_words(summary, peak['concurrency'])}"
         made.append({"key": peak["mode"], "figure": rate(peak["output_tok_s"]), "what": what})
