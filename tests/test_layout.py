@@ -42,6 +42,10 @@ PURE = {
         "waiting",
     )
 } | {f"paceline.loadgen.{name}" for name in ("histogram", "live_figures", "live_tally", "slo")}
+PURE_LOAD = {
+    f"paceline.loadgen.{name}"
+    for name in ("arrivals", "open_words", "rate_search", "saturation", "schedule", "units")
+}
 IMPURE = {"asyncio", "concurrent", "grpc", "random", "secrets", "socket", "threading", "time"}
 PROTOBUF_HOLDERS = {
     "paceline.client": {"_aio", "_answers", "_record", "_requests", "_status", "_sync"},
@@ -58,8 +62,8 @@ PROTOBUF_HOLDERS = {
     "paceline.loadgen": {"call", "probe"},
 }
 LOCUST_HOLDERS = {
-    *("entry.locustfile", "live_run", "live_terminal", "probe_stream", "run", "session", "shape"),
-    *("user", "web"),
+    *("arrival_stream", "entry.locustfile", "live_run", "live_terminal", "open_loop"),
+    *("probe_stream", "run", "session", "shape", "user", "web"),
 }
 
 
@@ -191,6 +195,13 @@ class TestArrows:
         found = reachable(name)
 
         assert tops(found) & (IMPURE | {"torch", "transformers", "google"}) == set()
+
+    @pytest.mark.parametrize("name", sorted(PURE_LOAD))
+    def test_schedules_and_searches_stay_pure(self, name: str) -> None:
+        """What the load is and what it means knows no clock, no wire, no Locust; chance only from a seed."""
+        found = tops(reachable(name))
+
+        assert found & ((IMPURE - {"random"}) | {"gevent", "locust", "torch", "google"}) == set()
 
     def test_the_engine_knows_no_wire_and_no_model(self) -> None:
         """The engine reaches neither gRPC nor torch nor the event loop."""

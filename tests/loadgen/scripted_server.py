@@ -35,6 +35,7 @@ class Script:
     per_message: int = 1
     status: str = ""
     skip: int = -1  # the message (of those with tokens) that is never sent
+    stall_ms: float = 0.0  # the whole server stands still for so long when this request comes
 
 
 class Scripted(rpc.GenerationServiceServicer):
@@ -69,6 +70,7 @@ class Scripted(rpc.GenerationServiceServicer):
         self, generation: pb.Generation, script: Script, context: Context[Any, Any]
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         arrived_s = time.monotonic()
+        time.sleep(script.stall_ms / 1e3)  # noqa: ASYNC251  # nobody is to be served meanwhile
         prompt_tokens = len(generation.text.split())
         header = pb.StreamHeader(request_id="r", model="scripted", prompt_tokens=prompt_tokens)
         yield pb.GenerateStreamResponse(header=header)

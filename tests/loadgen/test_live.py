@@ -148,7 +148,7 @@ def test_ends_and_goodput() -> None:
     ):
         figures.take(each, SLO)
 
-    assert [figures.counts[end] for end in ENDS] == [3, 1, 1, 1, 1, 1]
+    assert [figures.counts[end] for end in ENDS] == [3, 1, 1, 1, 1, 1, 0]
     assert figures.ended == 8
     assert figures.attainment == 1 / 6
     assert figures.latencies["ttft"].count == 3

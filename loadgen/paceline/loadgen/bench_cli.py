@@ -13,7 +13,8 @@ from types import FrameType
 from rich.console import Console
 
 from paceline.loadgen.bench import Bench
-from paceline.loadgen.bench_options import BenchOptions, make_plan, parse
+from paceline.loadgen.bench_options import BenchOptions, Plan, parse
+from paceline.loadgen.open_plan import level_count, plan_for
 from paceline.loadgen.probe import NotServing, Probe
 from paceline.loadgen.progress import Progress
 from paceline.loadgen.run_folder import RunFolder
@@ -64,10 +65,10 @@ def _check(target: str) -> None:
 
 def _run(options: BenchOptions, folder: RunFolder) -> int:
     console = Console()
-    plan = make_plan(options)
+    plan = plan_for(options)
     modes = 1 if options.target else len(options.modes)
     shown = board(console)
-    progress = Progress(plan.expected_s(modes, len(options.concurrency)), shown.show)
+    progress = Progress(_expected_s(options, plan, modes), shown.show)
     bench = Bench(options, plan, folder, progress)
     code, reason = DONE, ""
     with shown:
@@ -92,6 +93,10 @@ def _run(options: BenchOptions, folder: RunFolder) -> int:
     verdict = summary["verdicts"]
     _write(f"{table.markdown()}\n\n{verdict['headline']}\n\nReport: {folder.report}")
     return code
+
+
+def _expected_s(options: BenchOptions, plan: Plan, modes: int) -> float:
+    return options.budget_s if options.open else plan.expected_s(modes, level_count(options))
 
 
 @contextlib.contextmanager

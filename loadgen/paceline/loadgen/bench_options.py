@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
+from paceline.loadgen import open_options
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
+from paceline.loadgen.open_options import OpenOptions, add_open_arguments, read_open
 from paceline.loadgen.options import LoadOptions, concurrency_list
 from paceline.loadgen.presets import NAMES
 from paceline.loadgen.slo import DEFAULT, EXAMPLE, SloError, parse_slo
@@ -17,6 +20,8 @@ CONCURRENCY = (1, 2, 4, 8, 16, 32)
 QUICK_CONCURRENCY = (1, 4, 16)
 NOTEBOOK_CONCURRENCY = (1, 2, 4, 8)
 BUDGET_S, QUICK_BUDGET_S = 540.0, 105.0
+OPEN_BUDGET_S, OPEN_QUICK_BUDGET_S = 270.0, 100.0
+SATURATION_CONCURRENCY = (32,)
 START_S = 11.0  # a server's cold start and stop
 BASELINE_SHARE = 0.26
 DRAIN_SHARE = 0.16
@@ -50,6 +55,7 @@ class BenchOptions:
     serve_arguments: tuple[str, ...] = ()
     command: str = "paceline bench"
     slo: tuple[str, ...] = DEFAULT  # what goodput is counted under
+    open: OpenOptions | None = None  # None: a closed loop
     mix: MixOptions = field(default_factory=MixOptions)
 
     @property
@@ -147,20 +153,31 @@ def load_options(
 
 def parse(argv: list[str]) -> BenchOptions:
     """The settings of a command line. A bad value ends the process with one line and exit code 2."""
-    given = _parser().parse_args(argv)
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        opened = read_open(given)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
     quick = given.quick
     notebook = given.workload == "notebook"
-    usual = NOTEBOOK_CONCURRENCY if notebook else QUICK_CONCURRENCY if quick else CONCURRENCY
+    usual: tuple[int, ...] = QUICK_CONCURRENCY if quick else CONCURRENCY
+    if notebook:
+        usual = NOTEBOOK_CONCURRENCY
+    budget_s = QUICK_BUDGET_S if quick else BUDGET_S
+    if opened:
+        usual = SATURATION_CONCURRENCY
+        budget_s = OPEN_QUICK_BUDGET_S if quick else OPEN_BUDGET_S
     return BenchOptions(
         concurrency=tuple(sorted(set(given.concurrency or usual))),
-        modes=given.modes,
+        modes=given.modes or (open_options.MODES if opened else MODES),
         workload=given.workload,
         target=given.target,
         quick=quick,
         out=Path(given.out),
         seed=given.seed,
-        baselines=not given.no_baselines and (given.baselines or not given.target),
-        budget_s=given.budget_s or (QUICK_BUDGET_S if quick else BUDGET_S),
+        baselines=not opened and not given.no_baselines and (given.baselines or not given.target),
+        budget_s=given.budget_s or budget_s,
         model_arguments=tuple(
             part
             for name in MODEL_FLAGS
@@ -171,13 +188,14 @@ def parse(argv: list[str]) -> BenchOptions:
         command=" ".join(["paceline", "bench", *argv]),
         mix=MixOptions.from_namespace(given),
         slo=tuple(dict.fromkeys(given.slo)) or DEFAULT,
+        open=opened,
     )
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]  # it does not return either way
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"paceline bench: {message}\n")
 
 
@@ -185,7 +203,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="paceline bench", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--concurrency", type=concurrency_list, help="requests in flight, for example 1,4,16")
-    add("--modes", type=_modes, default=MODES, help=f"some of {','.join(MODES)}")
+    add("--modes", type=_modes, help=f"some of {','.join(MODES)} (open loop: continuous alone)")
+    add_open_arguments(parser)
     for name, text in MODEL_FLAGS.items():
         add(f"--{name}", help=text)
     add(

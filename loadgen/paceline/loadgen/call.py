@@ -10,7 +10,7 @@ from typing import Protocol
 import grpc
 
 from paceline.loadgen.prompt import Prompt
-from paceline.loadgen.timing import Record, ServerTimings
+from paceline.loadgen.timing import DROPPED, Record, ServerTimings
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
 
@@ -108,6 +108,7 @@ class Call:
     was_cut: bool = False
     cancelled_by_plan: bool = False
     t_int: float | None = None
+    rate: float | None = None
     t_send: float = 0.0
     t_end: float = 0.0
     _stream: Stream | None = None
@@ -143,6 +144,11 @@ class Call:
             if not self.status:
                 self.cut()
                 self.status = "CANCELLED"
+
+    def drop(self) -> None:
+        """Give the call up in place of sending it."""
+        self.t_send = self.t_end = self._last_s = self.clock()
+        self.status = DROPPED
 
     def cut(self) -> None:
         """End the call because the run ends: no error of the server's."""
@@ -192,7 +198,7 @@ class Call:
     def failed(self) -> bool:
         """The server's fault: a status other than OK that neither `cut`, a planned cancel nor a deadline caused."""
         planned = self.was_cut or self.cancelled_by_plan or self.missed_deadline
-        return self.status != "OK" and not planned
+        return self.status not in ("OK", DROPPED) and not planned
 
     @property
     def missed_deadline(self) -> bool:
@@ -237,6 +243,7 @@ class Call:
             server=None if self._summary is None else server_timings(self._summary.timings),
             gap=self._gap or (self.status == "OK" and usage.completion_tokens != self._count),
             t_int=self.t_int,
+            rate=self.rate,
             kind=self.prompt.label,
             priority=self.prompt.priority,
             deadline_s=self.prompt.deadline_s,

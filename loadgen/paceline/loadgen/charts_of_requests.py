@@ -11,6 +11,7 @@ from paceline.loadgen.charts_of_time import Chart, Summary, legend
 from paceline.loadgen.detail import BINS_PER_DECADE, CURVE_POINTS
 from paceline.loadgen.slo import PRESETS, SloError, parse_slo
 from paceline.loadgen.systems import system
+from paceline.loadgen.units import unit
 from paceline.loadgen.verdicts import level_at, levels_of, modes_of
 from paceline.loadgen.wording import milliseconds, percent
 
@@ -81,8 +82,7 @@ def _limits(names: Any) -> list[dict[str, Any]]:
 
 def x_label(summary: Summary) -> str:
     """What levels are counted in."""
-    kinds = {level["target"]["kind"] for level in summary["levels"]}
-    return "requests a second" if kinds == {"rate"} else "requests in flight"
+    return unit(summary)
 
 
 def _reference(summary: Summary) -> list[tuple[str, Mapping[str, Any]]]:

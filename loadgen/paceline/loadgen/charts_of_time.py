@@ -7,6 +7,7 @@ from typing import Any
 
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import time_parts
+from paceline.loadgen.units import size, size_words
 from paceline.loadgen.verdicts import levels_of, modes_of
 from paceline.loadgen.wording import milliseconds, percent, seconds
 
@@ -115,13 +116,12 @@ def _where_rows(
     for mode, level, parts in entries:
         total = sum(parts.values()) or 1.0
         lines = [f"{PARTS[key]}: {milliseconds(value)}" for key, value in parts.items()]
-        size = level["target"]["value"]
         rows.append(
             {
                 "key": mode,
                 "group": mode,
-                "label": f"{system(mode).short} {size}",
-                "title": f"{system(mode).label}, {size} in flight",
+                "label": f"{system(mode).short} {size(level)}",
+                "title": f"{system(mode).label}, {size_words(level)}",
                 "parts": [
                     {"key": key, "value": value / total if shares else value}
                     for key, value in parts.items()

@@ -30,6 +30,32 @@ DEFINITIONS = (
     ),
     ("Achieved concurrency", "Requests in flight, weighted by time, in the window."),
     (
+        "Rate, arrivals",
+        "Open loop: requests a second that come by a seeded schedule of absolute times, whatever the server does. A"
+        " level of a rate holds just rate x seconds arrivals. Its window goes from the first to the last of them that"
+        " is due after warm-up (the first 15 %).",
+    ),
+    (
+        "Over-saturated",
+        "The slope of a straight line through the number in flight is a tenth of the rate or more, and at least five"
+        " requests over the level: more come than end. Higher rates are left out.",
+    ),
+    (
+        "Dropped, late",
+        "Dropped: arrivals that were not sent, as too many were outstanding; they are misses of every SLO. Late: sent"
+        " more than 10 ms after they were due. `!`: the delay is degraded.",
+    ),
+    (
+        "Saturation",
+        "Requests a second that ended in a closed loop with 32 in flight, measured before the rates.",
+    ),
+    (
+        "Search",
+        "Bisection on a logarithmic scale for the highest rate at which the share of judged requests that met all"
+        " limits is at least the SLO's highest percentile, at a level that was not over-saturated. The number of"
+        " levels is bounded; rates within 8 % end it.",
+    ),
+    (
         "TTFT and E2E from schedule, dispatch delay",
         "Open loop only: t_1 - t_int, t_end - t_int, t_send - t_int. A stall of the load generator shows in the"
         " first two and not in latencies from the send. The delay is called degraded if its p99 exceeds 10 ms and 1"

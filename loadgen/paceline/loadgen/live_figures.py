@@ -12,7 +12,7 @@ from paceline.loadgen.slo import Slo
 from paceline.loadgen.timing import Record
 
 LATENCIES = ("ttft", "tpot", "itl", "e2e", "delay")
-ENDS = ("ok", "shed", "failed", "missed_deadline", "cancelled_by_plan", "cut")
+ENDS = ("ok", "shed", "failed", "missed_deadline", "cancelled_by_plan", "cut", "dropped")
 
 
 @dataclass(slots=True)

@@ -93,8 +93,9 @@ def _load_rows(
         ("cut", "in flight when the level or the run ended: no fault of anybody"),
         ("missed_deadline", "its own deadline passed first"),
         ("cancelled_by_plan", "left early, as the workload planned"),
+        ("dropped", "not sent, as too many were outstanding"),
     ):
-        if end not in PLANNED or figures.counts[end]:
+        if end not in RARE or figures.counts[end]:
             yield _row(
                 end.replace("_", " ").capitalize(),
                 str(recent.counts[end]),
@@ -157,7 +158,7 @@ def _level_row(level: Level, *, running: bool) -> Row:
     return dict(zip(LEVEL_COLUMNS, values, strict=True))
 
 
-PLANNED = ("missed_deadline", "cancelled_by_plan")  # shown where the workload has such requests
+RARE = ("missed_deadline", "cancelled_by_plan", "dropped")  # shown where there are any
 LEVELS_CSV = (
     *("level", "first_s", "last_s", "tokens", "tok_s", *ENDS),
     *("slo_judged", "slo_good"),

@@ -9,24 +9,36 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from rich.console import Console
 
 from paceline.loadgen.live import Live
 from paceline.loadgen.live_board import Board, Status, board
-from paceline.loadgen.shape import LevelShape
 
 LOOK_S = 1.0
 
 
-def show_table(environment: Environment, runner: Runner, live: Live) -> Callable[[], None]:
+class Levels(Protocol):
+    """Who goes through a run's levels."""
+
+    @property
+    def phase(self) -> str:
+        """Of the level that runs: ramp, warm-up, steady, drain; done when all are."""
+
+    def left_s(self) -> float:
+        """Seconds that the rest takes at most."""
+
+
+def show_table(
+    environment: Environment, runner: Runner, live: Live, levels: Callable[[], Levels | None]
+) -> Callable[[], None]:
     """Take the place of Locust's table; its summary at the end stays. Call what this returns when all is over."""
     assert environment.parsed_options is not None
     environment.parsed_options.only_summary = True
     shown = board(Console())
-    terminal = _Terminal(environment, runner, live, shown)
+    terminal = _Terminal(environment, runner, live, shown, levels)
     hook: Any = environment.events.test_start
     hook.add_listener(lambda **_kwargs: terminal.start())
     return terminal.stop
@@ -35,7 +47,15 @@ def show_table(environment: Environment, runner: Runner, live: Live) -> Callable
 class _Terminal:
     """Owns the board from the run's start to its end."""
 
-    def __init__(self, environment: Environment, runner: Runner, live: Live, shown: Board) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        runner: Runner,
+        live: Live,
+        shown: Board,
+        levels: Callable[[], Levels | None],
+    ) -> None:
+        self._levels = levels
         self._environment = environment
         self._runner = runner
         self._live = live
@@ -78,9 +98,9 @@ class _Terminal:
             self._board.show(self._live, self._status(), time.perf_counter())
 
     def _status(self) -> Status:
-        shape = self._environment.shape_class
-        if isinstance(shape, LevelShape):
-            return Status(shape.phase, shape.left_s())
+        levels = self._levels()
+        if levels is not None:
+            return Status(levels.phase, levels.left_s())
         state = self._runner.state
         if state in (STATE_INIT, STATE_SPAWNING):
             return Status("ramp", self._left_s())

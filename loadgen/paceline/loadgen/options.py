@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from paceline.loadgen.arrivals import EXAMPLES, ArrivalError, parse_arrival
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.presets import NAMES
 from paceline.loadgen.slo import SloError, parse_slo
@@ -38,12 +39,19 @@ class LoadOptions(MixOptions):
     out: str = ""
     label: str = "run"
     slo: str = "ttft=2000,tpot=200"
+    arrival: str = "poisson"
+    rate: float = 0.0
+    rates: tuple[float, ...] = ()
+    max_outstanding: int = 1024
+    over_saturation: str = "stop"
+    first_level: int = 0
 
     @classmethod
     def from_namespace(cls, namespace: argparse.Namespace) -> LoadOptions:
         """The settings Locust parsed (or sent from its master)."""
         values = {f.name: getattr(namespace, f.name) for f in fields(cls)}
         values["concurrency"] = concurrency_list(values["concurrency"])
+        values["rates"] = rate_list(values["rates"])
         return cls(**values)
 
     def to_arguments(self) -> list[str]:
@@ -65,6 +73,20 @@ class LoadOptions(MixOptions):
             nonce=nonce,
             context_tokens=context_tokens,
         )
+
+    @property
+    def open_rates(self) -> tuple[float | None, ...]:
+        """Rates of an open loop's levels; (None,) where the arrivals bring their own, () in a closed loop.
+
+        Raises ArrivalError where the settings do not fit together.
+        """
+        own = parse_arrival(self.arrival).has_own_rate
+        given = self.rates or ((self.rate,) if self.rate else ())
+        if own and given:
+            raise ArrivalError(f"{self.arrival} has its own rate: leave --rate and --rates out")
+        if (own or given) and self.concurrency:
+            raise ArrivalError("give either --concurrency (closed loop) or a rate (open loop)")
+        return (None,) if own else given
 
     def address(self, host: str | None) -> str:
         """Where to send: `target`, else Locust's host (a scheme before it is dropped)."""
@@ -88,6 +110,12 @@ def concurrency_list(value: Any) -> tuple[int, ...]:
     return levels
 
 
+def rate_list(value: Any) -> tuple[float, ...]:
+    """`0.5,1,2` (or a list of numbers) as a tuple of positive numbers. ArgumentTypeError otherwise."""
+    parts = value.split(",") if isinstance(value, str) else value or ()
+    return tuple(dict.fromkeys(_rate(str(part)) for part in parts if str(part).strip()))
+
+
 HELP = {
     "target": f"server, host:port (default: --host, or {DEFAULT_TARGET})",
     "workload": f"{', '.join(NAMES)}, some with numbers as in fixed:PROMPT:OUTPUT, or a JSON-lines file",
@@ -106,17 +134,27 @@ HELP = {
     "label": "name of the run in the records, for example the server's batching mode",
     **MIX_HELP,
     "slo": "what a request must meet, in ms: ttft=450,tpot=40, or a preset such as llama2-70b-interactive",
+    "arrival": f"how an open loop's requests arrive: {EXAMPLES}",
+    "rate": "requests a second of an open loop (0: closed loop)",
+    "rates": "rates of an open-loop sweep, for example 1,2,4; each is a level",
+    "max_outstanding": "arrivals beyond so many in flight are dropped and counted, not sent",
+    "over_saturation": "after a rate that the server did not keep up with: stop, or continue with higher ones",
+    "first_level": "number of the first level, which tells its prompts from those of other runs",
 }
 # Settings that the web UI's form offers, of whichever module adds them to the parser.
 IN_WEB_UI = ("workload", "arrival", "rate", "slo", "seed", "max_tokens_scale")
+LISTS: dict[str, Callable[[str], list[Any]]] = {
+    "concurrency": lambda text: list(concurrency_list(text)),
+    "rates": lambda text: list(rate_list(text)),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the settings to Locust's parser; a bad value ends the command with one line and code 2."""
     for setting in fields(LoadOptions):
         extra: dict[str, Any] = {"include_in_web_ui": setting.name in IN_WEB_UI}
-        if setting.name == "concurrency":
-            extra |= {"type": lambda text: list(concurrency_list(text)), "default": []}
+        if setting.name in LISTS:
+            extra |= {"type": LISTS[setting.name], "default": []}
         else:
             kind = CHECKS.get(setting.name, type(setting.default))
             extra |= {"type": kind, "default": setting.default}
@@ -144,6 +182,38 @@ def _at_least(kind: type[int] | type[float], low: float) -> Callable[[str], floa
         if not (math.isfinite(value) and value >= low):
             raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {low:g}")
         return value
+
+    return check
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate above 0 requests a second")
+    return value
+
+
+def _one_rate(text: str) -> float:
+    """0 is what the form of the web UI sends for a closed loop; nobody types it."""
+    return 0.0 if text == "0.0" else _rate(text)
+
+
+def _arrival(text: str) -> str:
+    try:
+        parse_arrival(text)
+    except ArrivalError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _choice(*names: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither {' nor '.join(names)}")
+        return text
 
     return check
 
@@ -184,4 +254,9 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "nonce": _at_least(int, -1),
     "request_timeout_s": _at_least(float, 0.001),
     "channels": _at_least(int, 1),
+    "arrival": _arrival,
+    "rate": _one_rate,
+    "max_outstanding": _at_least(int, 1),
+    "over_saturation": _choice("stop", "continue"),
+    "first_level": _at_least(int, 0),
 }

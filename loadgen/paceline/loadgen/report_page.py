@@ -11,13 +11,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from paceline.loadgen import tables, tables_of_measures
+from paceline.loadgen import open_words, tables, tables_of_measures
 from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
 from paceline.loadgen.kind_table import kinds_table
 from paceline.loadgen.systems import SYSTEMS, system
-from paceline.loadgen.verdicts import modes_of
+from paceline.loadgen.units import at_words, is_open, unit
+from paceline.loadgen.verdicts import levels_of, modes_of
 from paceline.loadgen.wording import percent, rate, ratio
 
 Summary = Mapping[str, Any]
@@ -40,6 +41,8 @@ def report_page(summary: Summary) -> str:
             concerns=concerns(summary),
             rungs=[one for one in SYSTEMS if one.is_mode],
             at_reference=at_reference(summary),
+            unit=unit(summary),
+            open_loop=is_open(summary),
             sampled=sampled(summary),
             padding_story=padding_story(summary),
             definitions=DEFINITIONS,
@@ -105,7 +108,7 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         {
             "key": mode,
             "figure": ratio(value),
-            "what": f"the throughput of {system(mode).label.lower()}, at {reference} in flight",
+            "what": f"the throughput of {system(mode).label.lower()}, at {at_words(summary, reference)}",
         }
         for mode, value in verdict["ratios"].items()
     ]
@@ -113,8 +116,11 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         size = f" (best: {one['batch_size']})" if one["batch_size"] > 1 else ""
         what = f"the throughput of {system(name).label}{size}, peak to peak"
         made.append({"key": name, "figure": ratio(one["ratio"]), "what": what})
+    if is_open(summary) and (hero := verdict["hero"]):
+        told = open_words.cards(summary, hero, levels_of(summary, hero))
+        made += [{"key": hero, "figure": figure, "what": what} for figure, what in told]
     if peak := verdict["peak"]:
-        what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {peak['concurrency']} in flight"
+        what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {at_words(summary, peak['concurrency'])}"
         made.append({"key": peak["mode"], "figure": rate(peak["output_tok_s"]), "what": what})
     return made
 
@@ -122,7 +128,7 @@ def cards(summary: Summary) -> list[dict[str, str]]:
 def at_reference(summary: Summary) -> str:
     """Where figures of single requests are taken, for their titles."""
     size = summary["verdicts"]["reference_concurrency"]
-    return f", at {size:g} in flight" if size else ""
+    return f", at {at_words(summary, size)}" if size else ""
 
 
 def sampled(summary: Summary) -> str:

@@ -108,7 +108,7 @@ def write_levels(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"mode": level["mode"], "concurrency": level["target"]["value"]}
+    row: dict[str, Any] = {"mode": level["mode"], level["target"]["kind"]: level["target"]["value"]}
     row["achieved_concurrency"] = level["achieved"]["concurrency"]
     row["steady"] = level["stable"]["verdict"] == "steady"
     row |= {name: level["counts"][name] for name in COUNTS}
@@ -124,4 +124,5 @@ def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
     row["lower_bounds"] = " ".join(level["lower_bounds"])
     for name in ("batch_mean", "padding_waste", "kv_pages_peak", "preemptions", "busy_share"):
         row[name] = level["server"].get(name)
+    row |= {name: level["client"][name] for name in ("dropped", "late", "dispatch_degraded")}
     return row | {"client_cpu_pct": level["client"]["cpu_pct"]}

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_S = 3.0
 CLOSE_S = 2.0  # for cut calls to end
+LATE_S = 0.01  # a send so long after its time counts as late
 
 
 class Failure(Exception):
@@ -53,7 +54,8 @@ class Session:
         self._stage = Stage()
         self._gate = Event()
         self._flying: set[Call] = set()
-        self._sent = self._begun = self._ended = 0
+        self._opened = Event()
+        self._sent = self._begun = self._ended = self._dropped = self._late = 0
         self._tokens = 0  # of calls that ended
         self._seen_failures: set[str] = set()
 
@@ -73,7 +75,8 @@ class Session:
             self._recorder = Recorder(Path(options.out), self.worker, clock=self._clock)
             self._recorder.write_header(self._header())
         self._seen_failures.clear()
-        self._sent = self._begun = self._ended = self._tokens = 0
+        self._sent = self._begun = self._ended = self._dropped = self._late = 0
+        self._tokens = 0
         if self.tally is not None:
             self.tally.begin(parse_slo(options.slo) if options.slo else None, self._clock())
         logger.info("%s: %s", self._workload.name, self._workload.notes)
@@ -103,12 +106,16 @@ class Session:
     def enter(self, stage: Stage) -> None:
         """Go to a stage: a new index counts its requests from 0, `cut` ends what is in flight."""
         if stage.index != self._stage.index:
-            self._sent = self._begun = self._ended = 0
+            self._sent = self._begun = self._ended = self._dropped = self._late = 0
         self._stage = stage
-        if stage.open:
+        if stage.open and stage.rate is None:  # an open loop's arrivals need no users
             self._gate.set()
         else:
             self._gate.clear()
+        if stage.open:
+            self._opened.set()
+        else:
+            self._opened.clear()
         if stage.cut:
             self._cut_flying()
 
@@ -118,12 +125,22 @@ class Session:
 
     def progress(self) -> Progress:
         return Progress(
-            self._stage.index, self._sent, self._ended, len(self._flying), self._stage.open
+            self._stage.index,
+            self._sent,
+            self._ended,
+            len(self._flying),
+            self._stage.open,
+            self._dropped,
+            self._late,
         )
 
     def wait_for_turn(self, timeout_s: float) -> bool:
         """Wait until users may send, or the time is over."""
         return bool(self._gate.wait(timeout_s))
+
+    def wait_until_open(self, timeout_s: float) -> bool:
+        """Wait until a level is open, whoever sends its load, or the time is over."""
+        return bool(self._opened.wait(timeout_s))
 
     def generate(self, before: Call | None = None) -> Call:
         """Send this process's next request and read its answer. The call is recorded whatever happens.
@@ -142,7 +159,9 @@ class Session:
         stage = self._stage
         phase = "warmup" if self._sent * stage.slots < stage.warmup else "measure"
         prompt = probe_prompt(number, stage.index, self._nonce)
-        return self._send(Call(prompt, stage.index, stage.level, phase, self._clock, t_int=t_int))
+        call = Call(prompt, stage.index, stage.level, phase, self._clock, t_int=t_int)
+        call.rate = stage.rate
+        return self._send(call)
 
     def _prompt(self, before: Call | None) -> Prompt:
         if before is not None and before.index == self._stage.index and before.status == "OK":
@@ -152,6 +171,37 @@ class Session:
         number = self._stage.slot + self._stage.slots * self._begun
         self._begun += 1
         return self._workload.prompt(number, self._stage.index)
+
+    def arrive(self, number: int, t_int: float) -> Call:
+        """Send arrival `number` of an open loop, which was meant for `t_int`, and read its answer."""
+        self._sent += 1
+        call = self._send(self._arrival(number, t_int))
+        self._late += call.t_send - t_int > LATE_S
+        return call
+
+    def drop(self, number: int, t_int: float) -> None:
+        """Record an arrival that is not sent, as too many are outstanding."""
+        call = self._arrival(number, t_int)
+        call.drop()
+        self._dropped += 1
+        self._keep(call)
+
+    def _arrival(self, number: int, t_int: float) -> Call:
+        stage = self._stage
+        phase = "warmup" if number < stage.warmup else "measure"
+        prompt = self._workload.prompt(number, stage.index)
+        call = Call(prompt, stage.index, stage.level, phase, self._clock)
+        call.t_int, call.rate = t_int, stage.rate
+        return call
+
+    @property
+    def outstanding(self) -> int:
+        """Requests of this process in flight."""
+        return len(self._flying)
+
+    def now(self) -> float:
+        """The clock of every time stamp, in seconds."""
+        return float(self._clock())
 
     def _send(self, call: Call) -> Call:
         assert self._channels is not None, "begin() comes first"
@@ -187,13 +237,14 @@ class Session:
                 self._clock(),
                 in_flight=len(self._flying),
                 tokens=self._tokens + sum(call.tokens for call in self._flying),
-                # An open loop's stage has a rate, by which its level is known.
-                level=level_name(stage.level, getattr(stage, "rate", None)),
+                level=level_name(stage.level, stage.rate),
             )
 
     @property
     def name(self) -> str:
         """The row of Locust's tables that a request counts in now."""
+        if self._stage.rate is not None:
+            return f"{self._workload.name}/{self._stage.rate:g} per s"
         if self.options.concurrency:
             return f"{self._workload.name}/{self._stage.level}"
         return self._workload.name

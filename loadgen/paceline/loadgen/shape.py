@@ -78,15 +78,15 @@ class LevelShape(LoadTestShape):
             self._level_clock.take(worker, Progress(**message), self._clock())
 
     def _sweep(self) -> Iterator[tuple[int, float]]:
-        for index, level in enumerate(self._options.concurrency):
-            self._index, self._phase = index, "ramp"
+        for place, level in enumerate(self._options.concurrency):
+            self._index, self._phase = place, "ramp"
             logger.info("level %d: ramp", level)
             yield (
                 level,
                 SPAWN_RATE,
             )  # Locust starts (or stops) users; they wait for the level to open
             self._await_users(level)
-            self._run_level(index, level)
+            self._run_level(self._options.first_level + place, level)
         self._phase = "done"
 
     def _await_users(self, level: int) -> None:

@@ -56,27 +56,30 @@ def summarise_level(
     TPOT and E2E only those that ended by themselves. `lower_bounds` names the latencies for which
     too many were cut. Probes beside the load count in no figure but their own, in `kinds`.
     """
-    everything, records = records, without_probes(records)
+    everything, load = records, without_probes(records)
+    records = [record for record in load if not record.dropped]
     scheduled = any(record.rate is not None for record in records)
     verdict, window, reason = (
         open_window(records) if scheduled else steady_window(records, int(target))
     )
     chosen = latency_records(records, window)
     seconds = window.seconds if window else None
+    judged = latency_records(load, window)
+    sent = [record for record in everything if not record.dropped]
     return {
         "target": {"kind": "rate" if scheduled else "concurrency", "value": target},
         "achieved": _achieved(records, window),
         "phases": _phases(records, window),
         "stable": {"verdict": verdict, "reason": reason},
         "counts": _counts(records, chosen),
-        "kinds": by_kind(everything, latency_records(everything, window), seed=seed),
+        "kinds": by_kind(sent, latency_records(sent, window), seed=seed),
         "throughput": throughput(records, window, seed=seed) if window else None,
         "latency": _latency(chosen, seed),
         "lower_bounds": lower_bounds(chosen),
-        "goodput": [goodput(chosen, seconds, slo) for slo in slos],
+        "goodput": [goodput(judged, seconds, slo) for slo in slos],
         "fairness": fairness([record for record in chosen if record.ok]),
         "server": _server(chosen, seed),
-        "client": _dispatch(chosen, seed),
+        "client": _dispatch(chosen, seed) | _unkept(load),
         "integrity": _integrity(records),
         "detail": detail(chosen, seconds),
     }
@@ -144,6 +147,16 @@ def _dispatch(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
     worst = late["p99"] if late["p99"] is not None else late["max"]
     degraded = None if worst is None else worst > max(LATE_MS, LATE_SHARE * (ttft or 0.0))
     return {"dispatch_ms": late, "dispatch_degraded": degraded}
+
+
+def _unkept(records: Sequence[Record]) -> dict[str, Any]:
+    """Where the schedule was not kept: arrivals that were not sent, and sends later than 10 ms after their time."""
+    delays = [r.dispatch_delay_s for r in records if not r.dropped]
+    return {
+        "arrivals": sum(r.t_int is not None for r in records),
+        "dropped": sum(r.dropped for r in records),
+        "late": sum(delay is not None and delay * 1e3 > LATE_MS for delay in delays),
+    }
 
 
 def _server(chosen: Sequence[Record], seed: int) -> dict[str, Any]:

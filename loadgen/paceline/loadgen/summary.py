@@ -82,7 +82,12 @@ def _fingerprint(data: RunData) -> dict[str, Any]:
         "workload": data.run.get("workload"),
         "schedule_sha256": data.run.get("schedule_sha256"),
         "seed": data.run.get("seed"),
-    }
+    } | _arrivals(data)
+
+
+def _arrivals(data: RunData) -> dict[str, Any]:
+    opened = [one for one in (data.run.get("open") or {}).values() if one]
+    return {"arrival": opened[0]["arrival"]} if opened else {}
 
 
 def _system(mode: ModeRun) -> dict[str, Any]:
@@ -170,6 +175,8 @@ def _timelines(data: RunData) -> dict[str, Any]:
 
 def _lanes(modes: Sequence[ModeRun]) -> dict[str, Any]:
     """Every mode at one level that all of them ran: the largest of at most eight rows, so that rows stay visible."""
+    if any(record.rate is not None for mode in modes for record in mode.records):
+        return {}  # an open loop keeps no number of rows
     per_mode = [{record.level for record in mode.records} for mode in modes if mode.records]
     shared = set.intersection(*per_mode) if per_mode else set()
     several = sorted(level for level in shared if level > 1)
@@ -184,8 +191,8 @@ def _level_phases(data: RunData) -> list[dict[str, Any]]:
         {
             "lane": mode.mode,
             "kind": "level",
-            "label": f"{level} in flight",
-            "short": str(level),
+            "label": f"{level:g} per second" if data.run.get("open") else f"{level:g} in flight",
+            "short": f"{level:g}",
             "start_s": begin - data.started,
             "end_s": end - data.started,
         }

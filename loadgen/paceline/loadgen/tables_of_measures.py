@@ -9,6 +9,7 @@ from paceline.loadgen.charts_of_requests import fitted
 from paceline.loadgen.fairness import METRICS
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import Row, Table
+from paceline.loadgen.units import size
 from paceline.loadgen.verdicts import CLIENT_FULL_PCT, level_at, levels_of, modes_of
 from paceline.loadgen.wording import NONE, milliseconds, number, percent, rate, ratio
 
@@ -20,12 +21,6 @@ def _levels(summary: Summary) -> Iterator[tuple[str, Level, bool]]:
     for mode in modes_of(summary):
         for at, level in enumerate(levels_of(summary, mode)):
             yield mode, level, at == 0
-
-
-def size(level: Level) -> str:
-    """`8`, or `4/s` in an open loop."""
-    value = f"{level['target']['value']:g}"
-    return value if level["target"]["kind"] == "concurrency" else f"{value}/s"
 
 
 def goodput_table(summary: Summary) -> Table:

@@ -87,7 +87,7 @@ class PlainBoard:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, float]] = set()
         self._message = ""
 
     def __enter__(self) -> Self:
@@ -114,10 +114,10 @@ class PlainBoard:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def line(key: tuple[str, int], cell: Cell) -> str:
+def line(key: tuple[str, float], cell: Cell) -> str:
     """One finished level in one line."""
     name, size = key
-    text = f"{system(name).label}, {size} at once: {rate(cell.tok_s)} tok/s"
+    text = f"{system(name).label}, {size:g} {cell.unit}: {rate(cell.tok_s)} tok/s"
     if cell.ttft_s is not None:
         text += f", TTFT {seconds(cell.ttft_s)}, TPOT {seconds(cell.tpot_s)}"
     if cell.shed:
@@ -143,7 +143,7 @@ def render(progress: Progress) -> Group:
         cells = {size: cell for (owner, size), cell in progress.cells.items() if owner == name}
         if name == current:
             for at, (size, cell) in enumerate(cells.items()):
-                table.add_row(*_row(name if at == 0 else "", name, str(size), cell))
+                table.add_row(*_row(name if at == 0 else "", name, f"{size:g}", cell))
         else:
             table.add_row(*_folded(name, cells))
     foot = Text(
@@ -171,7 +171,7 @@ def _row(shown: str, name: str, size: str, cell: Cell) -> tuple[Text | str, ...]
     return label, *(Text(value, style=style) for value in values)
 
 
-def _folded(name: str, cells: dict[int, Cell]) -> tuple[Text | str, ...]:
+def _folded(name: str, cells: dict[float, Cell]) -> tuple[Text | str, ...]:
     done = {size: cell for size, cell in cells.items() if cell.state == "done"}
     best = max(done.items(), key=lambda item: item[1].tok_s or 0.0, default=None)
     label = Text(system(name).label, style=COLOURS.get(name, "") if done else "dim")
@@ -179,7 +179,7 @@ def _folded(name: str, cells: dict[int, Cell]) -> tuple[Text | str, ...]:
         return label, "", Text("waiting", style="dim")
     size, cell = best
     ended = "done, best" if len(done) == len(cells) else "stopped"
-    return label, str(size), ended, "", *_figures(cell)
+    return label, f"{size:g}", ended, "", *_figures(cell)
 
 
 def _figures(cell: Cell) -> tuple[str, ...]:

@@ -149,11 +149,12 @@ def _free_row(free_at: Sequence[float], begin: float) -> int:
     return max(free, key=lambda row: (free_at[row], -row))
 
 
-def level_spans(records: Sequence[Record]) -> list[tuple[int, float, float]]:
+def level_spans(records: Sequence[Record]) -> list[tuple[float, float, float]]:
     """(level, start, end) in order: from its first request to the next level's first, the last to its end."""
-    firsts: dict[int, float] = {}
+    firsts: dict[float, float] = {}
     for record in records:
-        firsts[record.level] = min(firsts.get(record.level, record.t_send), record.t_send)
+        level = record.level if record.rate is None else record.rate
+        firsts[level] = min(firsts.get(level, record.t_send), record.t_send)
     ordered = sorted(firsts.items(), key=lambda item: item[1])
     last = max((record.t_end for record in records), default=0.0)
     edges = [*(start for _, start in ordered), last]

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 PROBE_KIND = "probe"  # of short requests beside the load, which no figure of the load counts
+DROPPED = "DROPPED"  # status of an arrival that was not sent: too many were outstanding
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,11 @@ class Record:
     def showed(self) -> bool:
         """What it shows of tokens and gaps is the server's doing, whether or not it went on to its end."""
         return self.ok or self.censored or self.cancelled_by_plan
+
+    @property
+    def dropped(self) -> bool:
+        """An arrival that the generator did not send, as its cap on outstanding requests was reached."""
+        return self.status == DROPPED
 
     @property
     def measured(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paceline.loadgen import open_words
 from paceline.loadgen.systems import system
+from paceline.loadgen.units import is_open, size
 from paceline.loadgen.wording import listing, percent, rate, ratio
 
 Summary = Mapping[str, Any]
@@ -34,7 +36,7 @@ def modes_of(summary: Summary) -> list[str]:
     return ladder + [mode for mode in present if mode not in WORDS]
 
 
-def level_at(summary: Summary, mode: str, concurrency: int | None) -> dict[str, Any] | None:
+def level_at(summary: Summary, mode: str, concurrency: float | None) -> dict[str, Any] | None:
     """One mode's level at one concurrency."""
     for one in levels_of(summary, mode):
         if one["target"]["value"] == concurrency:
@@ -69,8 +71,13 @@ def verdicts(summary: Summary) -> dict[str, Any]:
     }
     found["ratios"] = _ratios(found)
     found["baseline_ratios"] = _baseline_ratios(summary, hero)
-    found["headline"] = _headline(found)
-    found["explanation"] = _explanation(summary, found)
+    if is_open(summary) and hero is not None:
+        levels = levels_of(summary, hero)
+        found["headline"] = open_words.headline(summary, hero, levels, _word(hero))
+        found["explanation"] = open_words.explanation(summary, hero, levels)
+    else:
+        found["headline"] = _headline(found)
+        found["explanation"] = _explanation(summary, found)
     found["flags"] = _flags(summary, found)
     return found
 
@@ -215,6 +222,8 @@ def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
     weak = [one for one in summary["levels"] if one["stable"]["verdict"] != "steady"]
     if weak:
         flags.append(_flag("warn", f"Not steady: {_where(weak, summary)}"))
+    if is_open(summary):
+        flags += [_flag(kind, text) for kind, text in open_words.flags(summary)]
     doubts = _latency_flags(summary)
     flags += doubts
     flags += _integrity_flags(summary)
@@ -257,7 +266,7 @@ def _where(levels: list[dict[str, Any]], summary: Summary) -> str:
     """Names of a few levels, or how many they are."""
     if len(levels) > 4:
         return f"{len(levels)} of {len(summary['levels'])} levels"
-    return listing([f"{system(one['mode']).short} at {one['target']['value']}" for one in levels])
+    return listing([f"{system(one['mode']).short} at {size(one)}" for one in levels])
 
 
 def _integrity_flags(summary: Summary) -> list[dict[str, str]]:

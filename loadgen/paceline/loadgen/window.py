@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paceline.loadgen.distribution import Floats, bootstrap_ci95
+from paceline.loadgen.saturation import evenly, in_flight_slope, over_saturated
 from paceline.loadgen.timing import Record
 
 FULL = 0.9  # the window is where at least this share of the target is in flight
 BRIDGE_S = 0.1  # a user's turn from one request to its next is no end of the window
 THROUGHPUT_BINS = 20
 LITTLE_TOLERANCE = 0.05
-GROWTH = 1.5  # of requests in flight from the first third of an open level to its last
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +144,7 @@ def throughput(records: Sequence[Record], window: Window, *, seed: int = 0) -> d
 def open_window(records: Sequence[Record]) -> Steady:
     """The window of an open-loop level: from the first to the last intended send after warm-up.
 
-    It is not steady where arrivals outran the server: where requests in flight, over the last third, exceed those
-    of the first by more than half and by more than two.
+    It is not steady where arrivals outran the server (`saturation.over_saturated`).
     """
     if not records:
         return Steady("empty", None, "no request")
@@ -154,11 +153,11 @@ def open_window(records: Sequence[Record]) -> Steady:
         whole = Window(min(r.t_send for r in records), max(r.t_end for r in records))
         return Steady("warmup_only", whole, "too few requests after warm-up: the whole level")
     window = Window(min(due), max(due))
-    third = window.seconds / 3
-    early = concurrency(records, Window(window.start_s, window.start_s + third))
-    late = concurrency(records, Window(window.end_s - third, window.end_s))
-    if late > max(GROWTH * early, early + 2):
-        reason = f"requests in flight grew from {early:.1f} to {late:.1f}: more came than ended"
+    samples = evenly(in_flight_steps(records), window.start_s, window.end_s)
+    rate = next((r.rate for r in records if r.rate), len(due) / window.seconds)
+    if over_saturated(samples, rate):
+        slope = in_flight_slope(samples)
+        reason = f"requests in flight grew by {slope:.1f} a second: more came than ended"
         return Steady("unstable", window, reason)
     return Steady("steady", window, "first to last intended send after warm-up")
 

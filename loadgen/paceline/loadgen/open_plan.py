@@ -1,0 +1,66 @@
+"""How an open-loop bench shares its time out over calibration and levels. Pure."""
+
+from __future__ import annotations
+
+from paceline.loadgen.bench_options import (
+    DRAIN_SHARE,
+    REPORT_S,
+    START_S,
+    BenchOptions,
+    Plan,
+    make_plan,
+)
+from paceline.loadgen.open_options import OpenOptions
+from paceline.loadgen.saturation import FRACTIONS, QUICK_FRACTIONS
+
+LOCUST_S = 4.0  # a start and end of the load generator
+LEVEL_S = 0.8  # what a level takes beside its sending and draining
+SEARCH_LEVELS, QUICK_SEARCH_LEVELS = 8, 5
+CALIBRATION_SHARE = 0.1  # of the budget
+LEAST_LEVEL_S = 2.0
+
+
+def plan_for(options: BenchOptions, *, spent_s: float = 0.0, modes_left: int | None = None) -> Plan:
+    """The plan of a bench, closed or open, for the modes that are left."""
+    closed = make_plan(options, spent_s=spent_s, modes_left=modes_left)
+    if options.open is None:
+        return closed
+    modes = modes_left or (1 if options.target else len(options.modes))
+    starts = 0.0 if options.target else modes * START_S
+    left = (options.budget_s - spent_s - starts - REPORT_S) / modes - calibration_s(options)
+    levels = level_count(options)
+    runs = levels if options.open.search else 1
+    level_s = max(LEAST_LEVEL_S, (left - runs * LOCUST_S) / levels - LEVEL_S)
+    drain_s = DRAIN_SHARE * level_s
+    return Plan(
+        level_min_s=0.0,
+        level_max_s=round(level_s - drain_s, 2),
+        drain_s=round(drain_s, 2),
+        level_requests=0,
+        tokens_scale=closed.tokens_scale,
+        baseline_s=0.0,
+        baseline_requests=closed.baseline_requests,
+        baseline_sizes=closed.baseline_sizes,
+    )
+
+
+def level_count(options: BenchOptions) -> int:
+    """Levels of each mode."""
+    if options.open is None:
+        return len(options.concurrency)
+    if options.open.search:
+        return QUICK_SEARCH_LEVELS if options.quick else SEARCH_LEVELS
+    return 1 if options.open.own_rate else len(options.open.rates or fractions(options))
+
+
+def fractions(options: BenchOptions) -> tuple[float, ...]:
+    """Of the saturation, for `--rates auto`."""
+    return QUICK_FRACTIONS if options.quick else FRACTIONS
+
+
+def calibration_s(options: BenchOptions) -> float:
+    """Seconds of the closed loop that measures the saturation, the load generator's start included; 0: none."""
+    opened: OpenOptions | None = options.open
+    if opened is None or not opened.calibrated:
+        return 0.0
+    return max(LOCUST_S + LEAST_LEVEL_S, CALIBRATION_SHARE * options.budget_s + LOCUST_S)
