@@ -57,7 +57,7 @@ PROTOBUF_HOLDERS = {
     },
     "paceline.loadgen": {"call", "probe"},
 }
-LOCUST_HOLDERS = {"entry.locustfile", "run", "session", "shape", "user"}
+LOCUST_HOLDERS = {"entry.locustfile", "probe_stream", "run", "session", "shape", "user"}
 
 
 def modules() -> dict[str, Path]:

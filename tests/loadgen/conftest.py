@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,13 @@ class ScriptedServer:
     def load(self) -> pb.GetLoadResponse:
         with grpc.insecure_channel(self.target) as channel:
             return rpc.GenerationServiceStub(channel).GetLoad(pb.GetLoadRequest(), timeout=10)
+
+    def until_idle(self) -> pb.GetLoadResponse:
+        """Its load once no stream runs on it any more."""
+        deadline = time.monotonic() + 10
+        while (load := self.load()).running:
+            assert time.monotonic() < deadline, "it went on after its client had left"
+        return load
 
 
 @dataclass(frozen=True)

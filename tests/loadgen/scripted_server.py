@@ -40,8 +40,9 @@ class Script:
 class Scripted(rpc.GenerationServiceServicer):
     """Answers as told, with sleeps as exact as asyncio's."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, context_tokens: int) -> None:
         self.script = script
+        self.context_tokens = context_tokens
         self.started_s = time.monotonic()
         self.running = self.finished = self.cancelled = self.output_tokens = 0
 
@@ -55,7 +56,7 @@ class Scripted(rpc.GenerationServiceServicer):
             async for message in self._messages(generation, script, context):
                 yield message
             self.finished += 1
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where it was sending
             self.cancelled += 1
             raise
         finally:
@@ -105,7 +106,10 @@ class Scripted(rpc.GenerationServiceServicer):
         self, request: pb.GetModelInfoRequest, context: Context[Any, Any]
     ) -> pb.GetModelInfoResponse:
         return pb.GetModelInfoResponse(
-            name="scripted", architecture="none", dtype="none", max_context_tokens=2048
+            name="scripted",
+            architecture="none",
+            dtype="none",
+            max_context_tokens=self.context_tokens,
         )
 
     async def GetServerInfo(
@@ -154,10 +158,10 @@ class Scripted(rpc.GenerationServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only streams are scripted")
 
 
-async def serve(script: Script) -> None:
+async def serve(script: Script, context_tokens: int) -> None:
     """Run until SIGTERM."""
     server = grpc.aio.server()
-    rpc.add_GenerationServiceServicer_to_server(Scripted(script), server)
+    rpc.add_GenerationServiceServicer_to_server(Scripted(script, context_tokens), server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -176,8 +180,10 @@ def main() -> None:
     parser.add_argument("--first-ms", type=float, default=Script.first_ms)
     parser.add_argument("--gap-ms", type=float, default=Script.gap_ms)
     parser.add_argument("--per-message", type=int, default=Script.per_message)
-    arguments = parser.parse_args()
-    asyncio.run(serve(Script(**vars(arguments))))
+    parser.add_argument("--context-tokens", type=int, default=2048)
+    arguments = vars(parser.parse_args())
+    context_tokens = arguments.pop("context_tokens")
+    asyncio.run(serve(Script(**arguments), context_tokens))
 
 
 if __name__ == "__main__":

@@ -144,6 +144,27 @@ def test_a_running_server_is_measured_alone(tmp_path: Path) -> None:
     assert summary["run"]["schedule_sha256"]
 
 
+def test_a_mix_beside_probes_on_a_small_context(tmp_path: Path) -> None:
+    """The report has a row for each kind, and says by how much lengths were scaled to fit the model."""
+    with scripted_server("--gap-ms", "1", "--context-tokens", "200") as server:
+        argv = ["--target", server.target, "--concurrency", "4", "--budget-s", "8"]
+        argv += ["--mix", "chat=1,mixed=1", "--probe", "5", "--out", str(tmp_path)]
+        assert main(argv) == 0
+    folder = (tmp_path / "latest").resolve()
+    summary = read(folder)
+    (level,) = summary["levels"]
+    kinds = [kind["kind"] for kind in level["kinds"]]
+    assert kinds == ["chat", "mixed/long", "mixed/short", "probe"]
+    counts = [kind["counts"]["sent"] for kind in level["kinds"]]
+    assert sum(counts[:3]) == level["counts"]["sent"]
+    assert summary["run"]["workload"] == "chat=1,mixed=1"
+    assert summary["run"]["lengths"]["context_tokens"] == 200
+    factors = summary["run"]["lengths"]["factors"]
+    assert 0 < factors["mixed"]["fit"] < 1
+    assert f"{factors['mixed']['fit']:g}" in summary["run"]["notes"][0]
+    assert "| probe |" in (folder / "report.md").read_text("utf-8")
+
+
 def test_a_dead_target_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line, exit code 2, and no folder."""
     begun = time.monotonic()

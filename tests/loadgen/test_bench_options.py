@@ -58,6 +58,20 @@ def test_server_and_baselines_get_the_same_model() -> None:
     assert baseline_command(options, plan, options.out)[-4:] == model
 
 
+def test_who_asks_reaches_the_load_generator() -> None:
+    """Mix, priorities, deadline, cancels, probes and lengths go to Locust as they were given."""
+    given = ["--mix", "chat=0.8,code=0.2", "--priorities", "0=0.9,5=0.1", "--deadline", "3.5"]
+    given += ["--cancel-share", "0.25", "--probe", "2.0", "--length-scale", "0.5"]
+    options = parse(given)
+    plan = make_plan(options)
+    load = load_options(options, plan, target="t:1", mode="static", out=options.out, nonce=7)
+    assert options.work_name == "chat=0.8,code=0.2"
+    assert plan.tokens_scale == 1.0  # told lengths are not shortened
+    arguments = load.to_arguments()
+    for flag, value in zip(given[::2], given[1::2], strict=True):
+        assert arguments[arguments.index(flag) + 1] == value
+
+
 def test_one_at_a_time_is_measured_from_its_first_requests() -> None:
     """Its opening wave alone would outlast a level of 32."""
     options = parse([])
@@ -82,6 +96,14 @@ def test_one_at_a_time_is_measured_from_its_first_requests() -> None:
         ["--budget-s", "nan"],
         ["--budget-s", "1"],
         ["--seed", "x"],
+        ["--mix", "chat"],
+        ["--mix", "chat=1,no-such-file=1"],
+        ["--mix", "chat=1,chat=2"],
+        ["--priorities", "low=1"],
+        ["--cancel-share", "1.5"],
+        ["--deadline", "-1"],
+        ["--probe", "nan"],
+        ["--length-scale", "x"],
         ["--surprise"],
         ["extra"],
     ],

@@ -41,6 +41,12 @@ def parse(arguments: list[str]) -> LoadOptions:
             max_tokens_scale=0.25,
             channels=1,
             label="static",
+            mix="chat=1,code=3",
+            priorities="0=1,-5=2",
+            deadline=2.5,
+            cancel_share=0.5,
+            probe=4.0,
+            length_scale=0.1,
         ),
     ],
 )

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from paceline.loadgen.call import wire_request
+from paceline.loadgen.lengths import quantile_draw
+from paceline.loadgen.prompt_file import read_prompts
 from paceline.loadgen.workload import (
     NAMES,
     Prompt,
@@ -21,14 +23,12 @@ from paceline.loadgen.workload import (
     first_prompts,
     make_workload,
     offline_lines,
-    quantile_draw,
-    read_workload,
     schedule_sha256,
 )
 from paceline.server.offline import Line
 
 
-@pytest.mark.parametrize("name", [*NAMES, "fixed:10:20"])
+@pytest.mark.parametrize("name", [*NAMES, "fixed:10:20:±0.5", "multi-turn:2:chat", "cancel:0.5"])
 def test_same_seed_same_bytes(name: str) -> None:
     """Another process, with another hash seed, makes byte-identical requests from the same seed."""
     code = (
@@ -45,7 +45,7 @@ def test_same_seed_same_bytes(name: str) -> None:
     assert printed == schedule_sha256(make_workload(name, seed=11))
 
 
-@pytest.mark.parametrize("name", ["chat", "sharegpt", "mixed"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("notebook",)])
 def test_another_seed_is_another_schedule(name: str) -> None:
     """The seed decides prompts and lengths."""
     assert schedule_sha256(make_workload(name)) != schedule_sha256(make_workload(name, seed=1))
@@ -65,7 +65,7 @@ def test_levels_differ_only_in_the_tag() -> None:
     assert len(tags) == 100
 
 
-@pytest.mark.parametrize("name", ["chat", "fixed:10:20"])
+@pytest.mark.parametrize("name", ["chat", "fixed:10:20", "cancel", "multi-turn"])
 def test_a_nonce_changes_the_tag_and_not_the_schedule(name: str) -> None:
     """No prompt of two runs begins alike, though the work and its fingerprint are the same."""
     one, other = make_workload(name), make_workload(name, nonce=123_456)
@@ -100,9 +100,10 @@ def test_quantile_draw_matches_its_table() -> None:
 
 
 def test_mixed_is_nine_to_one() -> None:
-    """One request in ten is long."""
-    long = sum(prompt.max_tokens == 128 for prompt in first_prompts(make_workload("mixed"), 3000))
-    assert long / 3000 == pytest.approx(0.1, abs=0.02)
+    """One request in ten is long, and says so."""
+    prompts = list(first_prompts(make_workload("mixed"), 3000))
+    assert {(p.kind, p.max_tokens) for p in prompts} == {("long", 128), ("short", 24)}
+    assert sum(p.kind == "long" for p in prompts) / 3000 == pytest.approx(0.1, abs=0.02)
 
 
 def test_notebook() -> None:
@@ -128,7 +129,7 @@ def test_offline_lines_ask_for_the_same(tmp_path: Path, name: str) -> None:
     path = tmp_path / "same.jsonl"
     path.write_text("".join(offline_lines(make_workload(name), 8)))
     prompts = tuple(first_prompts(make_workload(name), 8))
-    assert read_workload(path).prompts == prompts
+    assert read_prompts(path).prompts == prompts
 
 
 def test_file_of_ids_and_text(tmp_path: Path) -> None:
@@ -148,12 +149,39 @@ def test_file_of_ids_and_text(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_may_say_who_asks(tmp_path: Path) -> None:
+    """Priority, deadline, cancel, kind, moment, chat messages and later turns of a line reach the request."""
+    path = tmp_path / "own.jsonl"
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    line = {"messages": messages, "max_tokens": 9, "priority": -3, "deadline_s": 1.5}
+    path.write_text(
+        json.dumps(line | {"cancel_after": 4, "kind": "vip", "at": 0.25, "turns": ["and then?"]})
+    )
+    (prompt,) = read_prompts(path).prompts
+    assert (prompt.priority, prompt.deadline_s, prompt.cancel_after) == (-3, 1.5, 4)
+    assert (prompt.kind, prompt.at_s, prompt.label) == ("vip", 0.25, "vip/turn 1")
+    sent = wire_request(prompt).generation
+    assert sent.priority == -3
+    assert [(m.role, m.content) for m in sent.chat.messages] == [
+        ("system", "be brief"),
+        ("user", "hi"),
+    ]
+    following = prompt.next_turn("hello")
+    assert following is not None and following.max_tokens == 9
+    assert following.messages == (
+        *(prompt.messages or ()),
+        ("assistant", "hello"),
+        ("user", "and then?"),
+    )
+    assert Line.model_validate(prompt.to_json()).messages is not None
+
+
 def test_a_file_means_what_it_means_offline(tmp_path: Path) -> None:
     """Defaults and options are those of the offline format, and reach the wire and a file written from them."""
     path = tmp_path / "own.jsonl"
     own = {"top_k": 5, "top_p": 0.5, "min_p": 0.25, "min_tokens": 2, "stop": ["x", "yz"]}
     path.write_text("\n".join(map(json.dumps, [{"prompt": "a"}, {"prompt": "a"} | own])))
-    plain, rich = read_workload(path).prompts
+    plain, rich = read_prompts(path).prompts
     default = Line(prompt="a")
     assert (plain.max_tokens, plain.ignore_eos) == (default.max_tokens, default.ignore_eos)
     assert plain.temperature == default.temperature
@@ -177,6 +205,15 @@ def test_a_file_means_what_it_means_offline(tmp_path: Path) -> None:
         ("[1]", "own.jsonl:1: "),
         ('{"prompt_ids": [-1]}', "own.jsonl:1: -1 is not"),
         ('{"prompt": "a", "max_tokens": -5}', "own.jsonl:1: -5 is not"),
+        ('{"prompt": "a", "priority": 101}', "own.jsonl:1: 101 is not a priority"),
+        ('{"prompt": "a", "deadline_s": 0}', "own.jsonl:1: 0 is not a number of seconds"),
+        ('{"prompt": "a", "cancel_after": 0}', "own.jsonl:1: `cancel_after` must be at least 1"),
+        ('{"prompt": "a", "at": -1}', "own.jsonl:1: -1 is not a number of seconds"),
+        ('{"prompt": "a", "kind": 3}', "own.jsonl:1: `kind` must be text"),
+        ('{"prompt": "a", "kind": "probe"}', "own.jsonl:1: `kind` 'probe' is kept"),
+        ('{"prompt": "a", "turns": "b"}', "own.jsonl:1: `turns` must be a list"),
+        ('{"prompt_ids": [1], "turns": ["b"]}', "own.jsonl:1: `turns` go on from"),
+        ('{"messages": []}', "own.jsonl:1: `messages` must be a list"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, complaint: str) -> None:
@@ -187,11 +224,19 @@ def test_bad_files(tmp_path: Path, text: str, complaint: str) -> None:
         make_workload(str(path))
 
 
-@pytest.mark.parametrize("spec", ["nonsense", "fixed:1", "fixed:a:b", "fixed:0:5"])
+BAD_SPECS = (
+    *("nonsense", "chat:1", "fixed:1", "fixed:a:b", "fixed:0:5", "fixed:5:5:2", "cancel:1.5"),
+    *("shared-prefix:0:9", "shared-prefix:3", "multi-turn:0", "multi-turn:2:x"),
+    *("deadline:5", "deadline:2:1", "cancel:1:2", "notebook:2"),
+)
+
+
+@pytest.mark.parametrize("spec", BAD_SPECS)
 def test_bad_names(spec: str) -> None:
-    """An unknown name is refused."""
-    with pytest.raises(WorkloadError):
+    """An unknown name, or numbers that a preset cannot use, are refused in one line that repeats them."""
+    with pytest.raises(WorkloadError, match=f"'{spec}'") as refused:
         make_workload(spec)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])

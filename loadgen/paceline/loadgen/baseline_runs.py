@@ -12,15 +12,22 @@ from paceline.loadgen.bench_options import BenchOptions, Plan
 from paceline.loadgen.children import Child
 from paceline.loadgen.progress import Cell, Progress
 from paceline.loadgen.systems import BASELINES
-from paceline.loadgen.workload import make_workload, offline_lines
+from paceline.loadgen.workload import offline_lines
 
 LOOK_S = 0.2
 LENIENCE = 1.3  # small batches may take longer than their share, large ones take less
 
 
-def write_prompts(options: BenchOptions, plan: Plan, path: Path) -> dict[str, Any]:
+def write_prompts(
+    options: BenchOptions, plan: Plan, path: Path, *, context_tokens: int = 0
+) -> dict[str, Any]:
     """The baselines' prompts as an offline file; how much work they are."""
-    workload = make_workload(options.workload, seed=options.seed, tokens_scale=plan.tokens_scale)
+    workload = options.mix.workload_of(
+        options.workload,
+        seed=options.seed,
+        tokens_scale=plan.tokens_scale,
+        context_tokens=context_tokens,
+    )
     lines = list(offline_lines(workload, plan.baseline_requests))
     path.write_text("".join(lines), encoding="utf-8")
     lengths = sorted(json.loads(line)["max_tokens"] for line in lines)

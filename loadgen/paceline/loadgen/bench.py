@@ -43,7 +43,8 @@ class Bench:
                 "command": options.command,
                 "seed": options.seed,
                 "nonce": folder.nonce,
-                "workload": options.workload,
+                "workload": options.work_name,
+                "lengths": None,
                 "schedule_sha256": None,
                 "quick": options.quick,
                 "partial": False,
@@ -161,6 +162,21 @@ class Bench:
             run.samples = sweep.samples
             for header in headers:
                 self.data.run["schedule_sha256"] = header["schedule_sha256"]
+                self._take_lengths(header["lengths"])
+
+    def _take_lengths(self, lengths: dict[str, Any]) -> None:
+        """What a server's context did to the lengths; the baselines get the same prompts."""
+        if self.data.run["lengths"] is not None:
+            return
+        self.data.run["lengths"] = lengths
+        context = lengths["context_tokens"]
+        fits = {f"{used['fit']:g}" for used in lengths["factors"].values()} - {"1"}
+        if fits:
+            told = f"lengths were scaled by {', '.join(sorted(fits))} to fit a context of {context} tokens"
+            self.data.run["notes"].append(told)
+            self.data.work = write_prompts(
+                self.options, self.plan, self._prompts, context_tokens=context
+            )
 
     def _measure_baselines(self) -> None:
         self.progress.say("running the transformers baselines on the same prompts")

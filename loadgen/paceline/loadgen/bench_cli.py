@@ -36,12 +36,17 @@ def main(argv: list[str]) -> int:
                 _check(options.target)
             elif code := prepare_model(options):  # before the clock of the budget starts
                 return _unprepared(code)
-            folder = RunFolder(options.out, Path(options.workload).stem.replace(":", "-"))
+            folder = RunFolder(options.out, _folder_name(options))
         except (NotServing, OSError) as error:
             return _complain(str(error))
         except KeyboardInterrupt:
             return _complain("stopped by Ctrl-C", INTERRUPTED)
         return _run(options, folder)
+
+
+def _folder_name(options: BenchOptions) -> str:
+    """The work in one word that may be part of a path."""
+    return "mix" if options.mix.mix else Path(options.workload).stem.replace(":", "-")
 
 
 def _unprepared(code: int) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.options import LoadOptions, concurrency_list
+from paceline.loadgen.presets import NAMES
 from paceline.loadgen.systems import MODES
 from paceline.loadgen.workload import WorkloadError, make_workload
 
@@ -27,7 +29,7 @@ MODEL_FLAGS = {
     "dummy-weights": "random weights of a shape instead of a model: gpt2, llama-1b, … or a config.json",
     "num-threads": "CPU threads of the model; unset: physical cores",
 }
-DRAWN = ("chat", "sharegpt", "mixed", "fixed")
+DRAWN = tuple(name for name in NAMES if name != "notebook")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,12 @@ class BenchOptions:
     model_arguments: tuple[str, ...] = ()  # for the server and the baselines alike
     serve_arguments: tuple[str, ...] = ()
     command: str = "paceline bench"
+    mix: MixOptions = field(default_factory=MixOptions)
+
+    @property
+    def work_name(self) -> str:
+        """What the report calls the work."""
+        return self.mix.name_of(self.workload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,8 @@ def make_plan(
 
 def _tokens_scale(options: BenchOptions) -> float:
     """Shorter answers on the small budget of a small machine: more requests fit in a level, and drains are short."""
-    if options.workload.split(":")[0] not in DRAWN:
+    drawn = options.mix.mix or options.workload.split(":")[0] in DRAWN
+    if options.mix.length_scale or not drawn:
         return 1.0
     return 0.4 if options.quick else 0.6
 
@@ -116,6 +125,7 @@ def load_options(
 ) -> LoadOptions:
     """What the load generator is told for one mode."""
     return LoadOptions(
+        **asdict(options.mix),
         target=target,
         workload=options.workload,
         seed=options.seed,
@@ -157,6 +167,7 @@ def parse(argv: list[str]) -> BenchOptions:
         ),
         serve_arguments=tuple(given.serve_arg),
         command=" ".join(["paceline", "bench", *argv]),
+        mix=MixOptions.from_namespace(given),
     )
 
 
@@ -178,8 +189,11 @@ def _parser() -> argparse.ArgumentParser:
         "--workload",
         type=_workload,
         default="chat",
-        help="chat, sharegpt, mixed, fixed, notebook or a file",
+        help=f"{', '.join(NAMES)} or a JSON-lines file",
     )
+    for name, check in MIX_CHECKS.items():
+        default = getattr(MixOptions(), name)
+        add(f"--{name.replace('_', '-')}", type=check, default=default, help=MIX_HELP[name])
     add("--target", type=_target, help="measure this running server, host:port, and nothing else")
     add("--quick", action="store_true", help="a rough answer in under two minutes")
     add("--out", default="bench", help="folder for the runs (default: bench)")

@@ -12,14 +12,14 @@ CUT_SHARE = 0.1  # above it, what the cut requests would have shown moves the me
 
 
 def lower_bounds(chosen: Sequence[Record]) -> list[str]:
-    """The metrics that the end of the level censored: the slowest requests are the ones that are cut.
+    """The metrics that the end of the level or a deadline censored: the slowest requests are the ones that are cut.
 
     TTFT lacks those that were cut before their first token, what counts to the end lacks all that were cut.
     """
-    seen = [record for record in chosen if record.ok or record.cut]
+    seen = [record for record in chosen if record.ok or record.censored]
     limit = CUT_SHARE * len(seen)
-    found = ["ttft_ms"] if sum(r.cut and not r.stamps_us for r in seen) > limit else []
-    return found + (["e2e_ms", "norm_ms_per_tok"] if sum(r.cut for r in seen) > limit else [])
+    found = ["ttft_ms"] if sum(r.censored and not r.stamps_us for r in seen) > limit else []
+    return found + (["e2e_ms", "norm_ms_per_tok"] if sum(r.censored for r in seen) > limit else [])
 
 
 def is_bound(level: Mapping[str, Any], metric: str) -> bool:

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import grpc
 
+from paceline.loadgen.prompt import Prompt
 from paceline.loadgen.timing import Record, ServerTimings
-from paceline.loadgen.workload import Prompt
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
 
@@ -50,6 +50,14 @@ class Channels:
             return f"{error.code().name}: {error.details()}"
         return ""
 
+    def context_tokens(self, timeout_s: float) -> int:
+        """Prompt and answer that the served model can hold together; 0 where the server does not say."""
+        try:
+            info = self._stubs[0].GetModelInfo(pb.GetModelInfoRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return 0
+        return info.max_context_tokens
+
     def close(self) -> None:
         for channel in self._channels:
             channel.close()
@@ -60,6 +68,7 @@ def wire_request(prompt: Prompt) -> pb.GenerateStreamRequest:
     generation = pb.Generation(
         sampling=pb.Sampling(temperature=prompt.temperature, seed=prompt.seed),
         stopping=pb.Stopping(max_tokens=prompt.max_tokens, ignore_eos=prompt.ignore_eos),
+        priority=prompt.priority,
     )
     for name, value in prompt.options:
         part = generation.sampling if name in SAMPLING_OPTIONS else generation.stopping
@@ -69,6 +78,9 @@ def wire_request(prompt: Prompt) -> pb.GenerateStreamRequest:
             setattr(part, name, value)
     if prompt.prompt_ids is not None:
         generation.token_ids.ids.extend(prompt.prompt_ids)
+    elif prompt.messages is not None:
+        said = (pb.ChatMessage(role=role, content=content) for role, content in prompt.messages)
+        generation.chat.messages.extend(said)
     else:
         generation.text = prompt.text or ""
     return pb.GenerateStreamRequest(generation=generation)
@@ -94,6 +106,8 @@ class Call:
     status: str = ""
     details: str = ""
     was_cut: bool = False
+    cancelled_by_plan: bool = False
+    t_int: float | None = None
     t_send: float = 0.0
     t_end: float = 0.0
     _stream: Stream | None = None
@@ -105,16 +119,23 @@ class Call:
     _prompt_tokens: int = 0
     _finish: str = ""
     _summary: pb.StreamSummary | None = None
+    _answer: list[str] = field(default_factory=list)
 
     def run(self, stub: rpc.GenerationServiceStub, timeout_s: float) -> None:
         """Send and read to the end. A killed greenlet cancels the call and leaves it marked as cut."""
         request = wire_request(self.prompt)
+        deadline_s = self.prompt.deadline_s
+        timeout_s = timeout_s if deadline_s is None else min(timeout_s, deadline_s)
         self.t_send = self._last_s = self.clock()
         try:
             self._stream = stub.GenerateStream(request, timeout=timeout_s)
             for message in self._stream:
                 self._take(message, self.clock())
-            self.status = "OK"
+                if self._has_enough():
+                    self._leave()
+                    break
+            else:
+                self.status = "OK"
         except grpc.RpcError as error:
             self.status, self.details = error.code().name, error.details() or ""
         finally:
@@ -129,6 +150,17 @@ class Call:
         if self._stream is not None:
             self._stream.cancel()
 
+    def _has_enough(self) -> bool:
+        """Whether its reader leaves now, before the end, as planned."""
+        after = self.prompt.cancel_after
+        return after is not None and self._count >= after and not (self._finish or self.was_cut)
+
+    def _leave(self) -> None:
+        assert self._stream is not None, "a message came"
+        self.cancelled_by_plan = True
+        self.status = "CANCELLED"
+        self._stream.cancel()
+
     def _take(self, message: pb.GenerateStreamResponse, now_s: float) -> None:
         if message.HasField("header"):
             self._prompt_tokens = message.header.prompt_tokens
@@ -142,6 +174,8 @@ class Call:
             self._tokens.append(message.num_tokens)
             self._count += message.num_tokens
             self._last_s = now_s
+        if self.prompt.turns and message.text:
+            self._answer.append(message.text)
         if message.HasField("finish"):
             self._finish = pb.FinishReason.Name(message.finish.reason).removeprefix(
                 "FINISH_REASON_"
@@ -156,8 +190,24 @@ class Call:
 
     @property
     def failed(self) -> bool:
-        """The server's fault: a status other than OK that `cut` did not cause."""
-        return self.status != "OK" and not self.was_cut
+        """The server's fault: a status other than OK that neither `cut`, a planned cancel nor a deadline caused."""
+        planned = self.was_cut or self.cancelled_by_plan or self.missed_deadline
+        return self.status != "OK" and not planned
+
+    @property
+    def missed_deadline(self) -> bool:
+        """The request's own deadline passed."""
+        return self.status == "DEADLINE_EXCEEDED" and self.prompt.deadline_s is not None
+
+    @property
+    def ended(self) -> bool:
+        """It came to the end that was planned for it, good or late."""
+        return self.status == "OK" or self.cancelled_by_plan or self.missed_deadline
+
+    @property
+    def answer(self) -> str:
+        """The text that came; kept only where a conversation goes on with it."""
+        return "".join(self._answer)
 
     @property
     def tokens(self) -> int:
@@ -186,6 +236,11 @@ class Call:
             cached_tokens=usage.cached_tokens,
             server=None if self._summary is None else server_timings(self._summary.timings),
             gap=self._gap or (self.status == "OK" and usage.completion_tokens != self._count),
+            t_int=self.t_int,
+            kind=self.prompt.label,
+            priority=self.prompt.priority,
+            deadline_s=self.prompt.deadline_s,
+            cancelled_by_plan=self.cancelled_by_plan,
         )
 
 

@@ -71,8 +71,23 @@ DEFINITIONS = (
         "Requests ended by the end of their level. They are no errors, and have no E2E, nor a TTFT if no token came.",
     ),
     (
+        "Missed",
+        "Requests whose own gRPC deadline passed first (DEADLINE_EXCEEDED). They are no failures; E2E lacks them, and"
+        " TTFT if no token came. A call that only the run's time limit ended has failed.",
+    ),
+    (
+        "Cancelled",
+        "Requests that the workload itself cancelled after some tokens, as a reader who leaves. They count in TTFT and"
+        " ITL, not in TPOT and E2E.",
+    ),
+    (
+        "Kind",
+        "Class of a request: part of a mix, short or long, turn of a conversation, or probe. A probe is a short, fixed"
+        " request sent at fixed times beside the load; it counts in no figure but its own.",
+    ),
+    (
         "≥, hollow points",
-        "More than 10 % of the requests were cut before they could show this latency, the slowest first: the figure is"
-        " a lower bound. The rates of such a level hold.",
+        "More than 10 % of the requests were cut or missed their deadline before they could show this latency, the"
+        " slowest first: the figure is a lower bound. The rates of such a level hold.",
     ),
 )

@@ -9,13 +9,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from paceline.loadgen.workload import WorkloadError, make_workload
+from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
+from paceline.loadgen.presets import NAMES
+from paceline.loadgen.workload import Workload, WorkloadError, make_workload
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 
 @dataclass(frozen=True, slots=True)
-class LoadOptions:
+class LoadOptions(MixOptions):
     """What to send where, and how a sweep goes through its levels. Times are seconds."""
 
     target: str = ""
@@ -51,6 +53,16 @@ class LoadOptions:
                 arguments += [f"--{setting.name.replace('_', '-')}", text]
         return arguments
 
+    def make_workload(self, nonce: int, context_tokens: int) -> Workload:
+        """The requests of a run, fitted to the served model's context (0: unknown). Raises WorkloadError."""
+        return self.workload_of(
+            self.workload,
+            seed=self.seed,
+            tokens_scale=self.max_tokens_scale,
+            nonce=nonce,
+            context_tokens=context_tokens,
+        )
+
     def address(self, host: str | None) -> str:
         """Where to send: `target`, else Locust's host (a scheme before it is dropped)."""
         chosen = self.target or host or DEFAULT_TARGET
@@ -75,7 +87,7 @@ def concurrency_list(value: Any) -> tuple[int, ...]:
 
 HELP = {
     "target": f"server, host:port (default: --host, or {DEFAULT_TARGET})",
-    "workload": "chat, sharegpt, mixed, fixed, fixed:PROMPT:OUTPUT, notebook, or a JSON-lines file",
+    "workload": f"{', '.join(NAMES)}, some with numbers as in fixed:PROMPT:OUTPUT, or a JSON-lines file",
     "seed": "seed of prompts and lengths",
     "concurrency": "levels of a sweep, for example 1,2,4; without it, --users sets the concurrency",
     "level_min_s": "a level lasts at least so long after its warm-up",
@@ -89,6 +101,7 @@ HELP = {
     "channels": "gRPC connections per process",
     "out": "new folder for requests.<worker>.jsonl, one line per generation",
     "label": "name of the run in the records, for example the server's batching mode",
+    **MIX_HELP,
 }
 IN_WEB_UI = ("workload", "seed", "max_tokens_scale")
 
@@ -134,6 +147,7 @@ def _new_folder(text: str) -> str:
 
 
 CHECKS: dict[str, Callable[[str], Any]] = {
+    **MIX_CHECKS,
     "workload": _workload,
     "out": _new_folder,
     "level_min_s": _at_least(float, 0),

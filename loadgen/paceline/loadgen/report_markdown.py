@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paceline.loadgen.concerns import concerns
+from paceline.loadgen.kind_table import kinds_table
 from paceline.loadgen.tables import batch_table, levels_table, short_table
 
 Summary = Mapping[str, Any]
@@ -23,6 +24,8 @@ def markdown_report(summary: Summary) -> str:
             batch_table(summary).markdown(),
         ]
     parts += ["## In practice", *(f"**{one.title}** {one.answer}" for one in concerns(summary))]
+    if (kinds := kinds_table(summary)).rows:
+        parts += ["## By kind of request", kinds.markdown()]
     parts += ["## All figures per level", levels_table(summary).markdown()]
     parts += ["## How it was run", f"```\n{run['command']}\n```", _facts(summary)]
     return "\n\n".join(part for part in parts if part) + "\n"

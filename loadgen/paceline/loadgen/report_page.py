@@ -15,6 +15,7 @@ from paceline.loadgen import tables
 from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
+from paceline.loadgen.kind_table import kinds_table
 from paceline.loadgen.systems import SYSTEMS, system
 from paceline.loadgen.verdicts import modes_of
 from paceline.loadgen.wording import percent, rate, ratio
@@ -70,6 +71,7 @@ def _tables(summary: Summary) -> dict[str, tables.Table]:
         "padding": tables.padding_table(summary),
         "where": tables.where_table(summary),
         "latency": tables.latency_table(summary),
+        "kinds": kinds_table(summary),
         "phases": tables.phases_table(summary),
     }
 
@@ -123,6 +125,7 @@ def facts(summary: Summary) -> list[tuple[str, list[tuple[str, str]]]]:
         ("What was compared", summary["fingerprint"]),
         ("Settings of the bench", summary["config"]),
     ]
+    groups += [("Lengths of drawn requests", summary["run"].get("lengths") or {})]
     groups += [("Machine and versions", summary["environment"]), ("Work", summary["work"])]
     shown = [(title, _flat(values)) for title, values in groups]
     for one in summary["systems"]:

@@ -15,10 +15,12 @@ from typing import Any
 import gevent
 
 from paceline.loadgen.options import LoadOptions, add_arguments
+from paceline.loadgen.probe_stream import ProbeStream
 from paceline.loadgen.session import Session
 from paceline.loadgen.shape import PROGRESS_MESSAGE, STAGE_MESSAGE, LevelShape
 from paceline.loadgen.stage import Progress, Stage
-from paceline.loadgen.user import PacelineUser, prepare_process, use_fine_buckets
+from paceline.loadgen.timing import PROBE_KIND
+from paceline.loadgen.user import PacelineUser, prepare_process, report_call, use_fine_buckets
 from paceline.loadgen.workload import WorkloadError
 
 PROGRESS_S = 0.05
@@ -68,9 +70,11 @@ def _use_session(environment: Environment, runner: Runner, options: LoadOptions)
     prepare_process(max((_users(environment), *options.concurrency)))
     session = Session(_worker_index(runner))
     PacelineUser.session = session
+    probes = ProbeStream(session, lambda call: report_call(environment, PROBE_KIND, call, {}))
 
     def on_test_start(**_kwargs: Any) -> None:
         _begin(environment, session)
+        probes.start(session.options.probe)
 
     def on_spawning_complete(user_count: int, **_kwargs: Any) -> None:
         if not session.options.concurrency:
@@ -82,6 +86,7 @@ def _use_session(environment: Environment, runner: Runner, options: LoadOptions)
     runner.register_message(STAGE_MESSAGE, on_stage)
     _listen(environment.events.test_start, on_test_start)
     _listen(environment.events.spawning_complete, on_spawning_complete)
+    _listen(environment.events.test_stop, lambda **_kwargs: probes.stop())
     _listen(environment.events.test_stop, lambda **_kwargs: session.flush())
     _listen(environment.events.quitting, lambda **_kwargs: session.close())
     if options.concurrency:

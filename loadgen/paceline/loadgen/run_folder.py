@@ -19,6 +19,7 @@ from paceline.loadgen.report_page import report_page
 from paceline.loadgen.tables import levels_table
 from paceline.loadgen.workload import NONCES
 
+COUNTS = ("sent", "ok", "shed", "failed", "missed_deadline", "cancelled_by_plan", "cut")
 SCHEMA = Path(__file__).parent / "summary.schema.json"
 
 
@@ -110,7 +111,7 @@ def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"mode": level["mode"], "concurrency": level["target"]["value"]}
     row["achieved_concurrency"] = level["achieved"]["concurrency"]
     row["steady"] = level["stable"]["verdict"] == "steady"
-    row |= {name: level["counts"][name] for name in ("sent", "ok", "shed", "failed", "cut")}
+    row |= {name: level["counts"][name] for name in COUNTS}
     rates = level["throughput"] or {}
     row |= {name: rates.get(name) for name in ("output_tok_s", "input_tok_s", "req_s", "window_s")}
     for metric in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):

@@ -17,8 +17,11 @@ from gevent.event import Event
 
 from paceline.loadgen.call import Call, Channels
 from paceline.loadgen.options import LoadOptions
+from paceline.loadgen.probe_prompts import probe_prompt
+from paceline.loadgen.prompt import Prompt
 from paceline.loadgen.recorder import Recorder
 from paceline.loadgen.stage import Progress, Stage
+from paceline.loadgen.timing import PROBE_KIND
 from paceline.loadgen.workload import NONCES, Workload, make_workload, schedule_sha256
 
 logger = logging.getLogger(__name__)
@@ -40,23 +43,18 @@ class Session:
         self._clock = clock
         self._workload: Workload = make_workload(self.options.workload)
         self._nonce = 0
+        self._context_tokens = 0  # of the served model; 0: unknown
         self._channels: Channels | None = None
         self._recorder: Recorder | None = None
         self._stage = Stage()
         self._gate = Event()
         self._flying: set[Call] = set()
-        self._sent = self._ended = 0
+        self._sent = self._begun = self._ended = 0
         self._seen_failures: set[str] = set()
 
     def begin(self, options: LoadOptions, host: str | None, stage: Stage) -> None:
         """Get ready for a run. Raises WorkloadError, FileExistsError."""
         self._nonce = options.nonce if options.nonce >= 0 else secrets.randbelow(NONCES)
-        self._workload = make_workload(
-            options.workload,
-            seed=options.seed,
-            tokens_scale=options.max_tokens_scale,
-            nonce=self._nonce,
-        )
         self.options = options
         target = options.address(host)
         if self._channels is None or self._channels.target != target:
@@ -64,11 +62,13 @@ class Session:
             self._channels = Channels(target, options.channels)
             if trouble := self._channels.connect(CONNECT_S):
                 logger.warning("is a server running at %s? %s", target, trouble)
+            self._context_tokens = 0 if trouble else self._channels.context_tokens(CONNECT_S)
+        self._workload = options.make_workload(self._nonce, self._context_tokens)
         if options.out and self._recorder is None:
             self._recorder = Recorder(Path(options.out), self.worker, clock=self._clock)
             self._recorder.write_header(self._header())
         self._seen_failures.clear()
-        self._sent = self._ended = 0
+        self._sent = self._begun = self._ended = 0
         logger.info("%s: %s", self._workload.name, self._workload.notes)
         self.enter(stage)
 
@@ -81,6 +81,7 @@ class Session:
             "nonce": self._nonce,
             "workload": self._workload.name,
             "workload_notes": self._workload.notes,
+            "lengths": {"context_tokens": self._context_tokens, "factors": self._workload.factors},
             "schedule_sha256": schedule_sha256(self._workload),
             "wall_minus_perf_s": time.time() - time.perf_counter(),
             "locust": version("locust"),
@@ -95,7 +96,7 @@ class Session:
     def enter(self, stage: Stage) -> None:
         """Go to a stage: a new index counts its requests from 0, `cut` ends what is in flight."""
         if stage.index != self._stage.index:
-            self._sent = self._ended = 0
+            self._sent = self._begun = self._ended = 0
         self._stage = stage
         if stage.open:
             self._gate.set()
@@ -117,15 +118,36 @@ class Session:
         """Wait until users may send, or the time is over."""
         return bool(self._gate.wait(timeout_s))
 
-    def generate(self) -> Call:
-        """Send this process's next request and read its answer. The call is recorded whatever happens."""
-        assert self._channels is not None, "begin() comes first"
+    def generate(self, before: Call | None = None) -> Call:
+        """Send this process's next request and read its answer. The call is recorded whatever happens.
+
+        A conversation goes on from the reader's call `before`, where that came to a good end at this level.
+        """
         stage = self._stage
         number = stage.slot + stage.slots * self._sent
         self._sent += 1
         phase = "warmup" if number < stage.warmup else "measure"
-        prompt = self._workload.prompt(number, stage.index)
-        call = Call(prompt, stage.index, stage.level, phase, self._clock)
+        call = Call(self._prompt(before), stage.index, stage.level, phase, self._clock)
+        return self._send(call)
+
+    def probe(self, number: int, t_int: float) -> Call:
+        """Send a probe that was meant for `t_int`, beside the load: neither its counts nor its numbers change."""
+        stage = self._stage
+        phase = "warmup" if self._sent * stage.slots < stage.warmup else "measure"
+        prompt = probe_prompt(number, stage.index, self._nonce)
+        return self._send(Call(prompt, stage.index, stage.level, phase, self._clock, t_int=t_int))
+
+    def _prompt(self, before: Call | None) -> Prompt:
+        if before is not None and before.index == self._stage.index and before.status == "OK":
+            following = before.prompt.next_turn(before.answer)
+            if following is not None:
+                return following
+        number = self._stage.slot + self._stage.slots * self._begun
+        self._begun += 1
+        return self._workload.prompt(number, self._stage.index)
+
+    def _send(self, call: Call) -> Call:
+        assert self._channels is not None, "begin() comes first"
         self._flying.add(call)
         try:
             call.run(self._channels.stub(), self.options.request_timeout_s)
@@ -135,7 +157,8 @@ class Session:
         return call
 
     def _keep(self, call: Call) -> None:
-        if call.index == self._stage.index and call.phase == "measure" and call.status == "OK":
+        counts = call.phase == "measure" and call.ended and call.prompt.kind != PROBE_KIND
+        if call.index == self._stage.index and counts:
             self._ended += 1
         if self._recorder is not None:
             self._recorder.add(call.record(mode=self.options.label, worker=self.worker))

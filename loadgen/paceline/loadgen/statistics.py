@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from paceline.loadgen.bounds import lower_bounds
+from paceline.loadgen.by_kind import by_kind
 from paceline.loadgen.distribution import distribution
-from paceline.loadgen.timing import Record
+from paceline.loadgen.outcomes import outcome_counts
+from paceline.loadgen.timing import PROBE_KIND, Record
 from paceline.loadgen.window import (
     Window,
     in_flight_steps,
@@ -16,8 +18,6 @@ from paceline.loadgen.window import (
     steady_window,
     throughput,
 )
-
-SHED = "RESOURCE_EXHAUSTED"
 
 
 def group_levels(records: Iterable[Record]) -> dict[int, list[Record]]:
@@ -33,9 +33,11 @@ def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) ->
 
     Latencies are of requests sent in the steady window after warm-up. Tokens count where they
     arrived, so requests that straddle an edge count in part. TTFT, ITL and stall include requests
-    cut by the end of the level, for what they show is true; TPOT and E2E only those that ended by
-    themselves. `lower_bounds` names the latencies for which too many were cut.
+    cut by the end of the level, cancelled by plan or late for a deadline, for what they show is true;
+    TPOT and E2E only those that ended by themselves. `lower_bounds` names the latencies for which
+    too many were cut. Probes beside the load count in no figure but their own, in `kinds`.
     """
+    everything, records = records, [r for r in records if r.kind != PROBE_KIND]
     verdict, window, reason = steady_window(records, target)
     chosen = _latency_records(records, window)
     return {
@@ -44,6 +46,7 @@ def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) ->
         "phases": _phases(records, window),
         "stable": {"verdict": verdict, "reason": reason},
         "counts": _counts(records, chosen),
+        "kinds": by_kind(everything, _latency_records(everything, window), seed=seed),
         "throughput": throughput(records, window, seed=seed) if window else None,
         "latency": _latency(chosen, seed),
         "lower_bounds": lower_bounds(chosen),
@@ -83,15 +86,7 @@ def _span(start_s: float, end_s: float) -> dict[str, float]:
 
 
 def _counts(records: Sequence[Record], chosen: Sequence[Record]) -> dict[str, Any]:
-    by_status = Counter(r.status for r in records if not r.cut)
-    failed = {status: n for status, n in sorted(by_status.items()) if status not in ("OK", SHED)}
-    return {
-        "sent": len(records),
-        "ok": by_status["OK"],
-        "shed": by_status[SHED],
-        "failed_by_status": failed,
-        "failed": sum(failed.values()),
-        "cut": sum(r.cut for r in records),
+    return outcome_counts(records) | {
         "warmup": sum(not r.measured for r in records),
         "in_latencies": len(chosen),
         "cut_before_first_token": sum(r.cut and not r.stamps_us for r in chosen),
@@ -99,7 +94,7 @@ def _counts(records: Sequence[Record], chosen: Sequence[Record]) -> dict[str, An
 
 
 def _latency(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
-    seen = [r for r in chosen if r.ok or r.cut]
+    seen = [r for r in chosen if r.showed]
     ended = [r for r in chosen if r.ok]
     return {
         "ttft_ms": distribution((r.ttft_s for r in seen), scale=1e3, seed=seed),

@@ -14,7 +14,7 @@ from paceline.loadgen.probe import Probe
 from paceline.loadgen.progress import Cell, Progress
 from paceline.loadgen.recorder import Reader
 from paceline.loadgen.series import LoadPoller, Sample
-from paceline.loadgen.timing import Record
+from paceline.loadgen.timing import PROBE_KIND, Record
 
 LOOK_S = 0.25
 TELL_S = 1.0
@@ -99,7 +99,7 @@ class Sweep:
         self._reader.read()
         records = self._reader.records
         for level, state in stages.items():
-            chosen = [record for record in records if record.level == level]
+            chosen = [one for one in records if one.level == level and one.kind != PROBE_KIND]
             cell = Cell(state, *medians(chosen))
             if state != "done":
                 cell.in_flight, cell.tok_s = self._now()

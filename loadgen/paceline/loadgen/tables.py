@@ -62,7 +62,21 @@ def levels_table(summary: Summary) -> Table:
     headings += ("TTFT p50", "TTFT tail", "TPOT p50", "TPOT tail", "ITL p99", "E2E p50", "E2E tail")
     headings += ("Rows per step", "Padding", "KV peak", "Server busy", "Steady", "Failed", "Cut")
     headings += ("Cached",)
-    return Table(headings, tuple(rows))
+    return _with_ends(Table(headings, tuple(rows)), summary)
+
+
+def _with_ends(table: Table, summary: Summary) -> Table:
+    """With columns for missed deadlines and planned cancels, where there are any."""
+    levels = [level for mode in modes_of(summary) for level in levels_of(summary, mode)]
+    for key, heading in (("missed_deadline", "Missed"), ("cancelled_by_plan", "Cancelled")):
+        counts = [level["counts"][key] for level in levels]
+        if any(counts):
+            rows = tuple(
+                Row(row.key, (*row.cells, str(count)), row.first)
+                for row, count in zip(table.rows, counts, strict=True)
+            )
+            table = Table((*table.headings, heading), rows)
+    return table
 
 
 def _level_cells(summary: Summary, level: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate
 from typing import Any
 
+PROBE_KIND = "probe"  # of short requests beside the load, which no figure of the load counts
+
 
 @dataclass(frozen=True, slots=True)
 class ServerTimings:
@@ -79,6 +81,21 @@ class Record:
     def ok(self) -> bool:
         """The generation came to its own end."""
         return self.status == "OK" and not self.cut
+
+    @property
+    def missed_deadline(self) -> bool:
+        """Its own deadline passed before its end: what a reader in a hurry sees, and no failure."""
+        return self.status == "DEADLINE_EXCEEDED" and self.deadline_s is not None and not self.cut
+
+    @property
+    def censored(self) -> bool:
+        """It would have gone on: what it shows is true, and what it lacks would have been slow."""
+        return self.cut or self.missed_deadline
+
+    @property
+    def showed(self) -> bool:
+        """What it shows of tokens and gaps is the server's doing, whether or not it went on to its end."""
+        return self.ok or self.censored or self.cancelled_by_plan
 
     @property
     def measured(self) -> bool:

@@ -6,7 +6,7 @@ from locust import User, constant, task
 from locust import stats as locust_stats
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gevent
 from grpc.experimental.gevent import init_gevent
@@ -28,6 +28,7 @@ class PacelineUser(User):
     host = DEFAULT_TARGET
     wait_time = constant(0)
     session: ClassVar[Session | None] = None  # of this process; set when Locust is ready
+    _last: Call | None = None  # this reader's conversation goes on from it
 
     @task
     def generate(self) -> None:
@@ -37,21 +38,24 @@ class PacelineUser(User):
         if not session.wait_for_turn(GATE_S):
             return
         name = session.name
-        call = session.generate()
-        if not call.cut_off:
-            self._report(name, call)
+        self._last = call = session.generate(self._last)
+        report_call(self.environment, name, call, self.context())
         if call.failed:
             gevent.sleep(FAILURE_PAUSE_S)
 
-    def _report(self, name: str, call: Call) -> None:
-        self.environment.events.request.fire(
-            request_type="grpc",
-            name=name,
-            response_time=(call.t_end - call.t_send) * 1e3,
-            response_length=call.tokens,
-            exception=Failure(call.status) if call.failed else None,
-            context=self.context(),
-        )
+
+def report_call(environment: Any, name: str, call: Call, context: Any) -> None:
+    """One event in the tables of Locust's environment; none for a call that the end of the run cut off."""
+    if call.cut_off:
+        return
+    environment.events.request.fire(
+        request_type="grpc",
+        name=name,
+        response_time=(call.t_end - call.t_send) * 1e3,
+        response_length=call.tokens,
+        exception=Failure(call.status) if call.failed else None,
+        context=context,
+    )
 
 
 def prepare_process(peak_users: int) -> None:
