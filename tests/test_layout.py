@@ -55,9 +55,17 @@ PROTOBUF_HOLDERS = {
         "validation",
         "wire",
     },
-    "paceline.loadgen": {"call", "probe"},
+    "paceline.loadgen": {"grpc_wire", "probe"},
 }
-LOCUST_HOLDERS = {"entry.locustfile", "probe_stream", "run", "session", "shape", "user"}
+LOCUST_HOLDERS = {
+    "entry.locustfile",
+    "health",
+    "probe_stream",
+    "run",
+    "session",
+    "shape",
+    "user",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -60,9 +60,7 @@ class GrpcWire:
     def context_tokens(self, timeout_s: float) -> int:
         request = pb.GetModelInfoRequest()
         try:
-            info = self._stubs[0].GetModelInfo(
-                request, timeout=timeout_s, metadata=self._metadata
-            )
+            info = self._stubs[0].GetModelInfo(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError:
             return 0
         return info.max_context_tokens

@@ -109,13 +109,6 @@ class OpenAIWire:
             self._idle.pop().close()
 
 
-def base_url(target: str) -> str:
-    """The server's base URL: http:// in front and /v1 behind, where nothing else is given."""
-    url = target if "://" in target else f"http://{target}"
-    url = url.rstrip("/")
-    return url if urlsplit(url).path else f"{url}/v1"
-
-
 def _tls(access: Access) -> ssl.SSLContext:
     roots = access.roots()
     return ssl.create_default_context(cadata=roots.decode() if roots else None)

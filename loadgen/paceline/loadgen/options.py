@@ -11,6 +11,7 @@ from typing import Any
 
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.presets import NAMES
+from paceline.loadgen.wire_options import FROM_ENVIRONMENT, WIRE_CHECKS, WIRE_HELP, base_url
 from paceline.loadgen.workload import Workload, WorkloadError, make_workload
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -21,6 +22,13 @@ class LoadOptions(MixOptions):
     """What to send where, and how a sweep goes through its levels. Times are seconds."""
 
     target: str = ""
+    protocol: str = "grpc"
+    model_name: str = ""
+    chat: bool = False
+    tls: bool = False
+    ca: str = ""
+    token_file: str = ""
+    api_key: str = ""
     workload: str = "chat"
     seed: int = 0
     concurrency: tuple[int, ...] = ()
@@ -44,11 +52,13 @@ class LoadOptions(MixOptions):
         return cls(**values)
 
     def to_arguments(self) -> list[str]:
-        """The command-line arguments that give these settings; defaults are left out."""
+        """The command-line arguments that give these settings; defaults and secrets are left out."""
         arguments: list[str] = []
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if value != setting.default:
+            if value is True:
+                arguments.append(f"--{setting.name.replace('_', '-')}")
+            elif value != setting.default and setting.name not in FROM_ENVIRONMENT:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 arguments += [f"--{setting.name.replace('_', '-')}", text]
         return arguments
@@ -64,8 +74,10 @@ class LoadOptions(MixOptions):
         )
 
     def address(self, host: str | None) -> str:
-        """Where to send: `target`, else Locust's host (a scheme before it is dropped)."""
+        """Where to send: `target`, else Locust's host. gRPC has no scheme, OpenAI's protocol a whole base URL."""
         chosen = self.target or host or DEFAULT_TARGET
+        if self.protocol == "openai":
+            return base_url(chosen)
         return chosen.split("://")[-1].rstrip("/")
 
     def warmup_requests(self, level: int) -> int:
@@ -102,6 +114,7 @@ HELP = {
     "out": "new folder for requests.<worker>.jsonl, one line per generation",
     "label": "name of the run in the records, for example the server's batching mode",
     **MIX_HELP,
+    **WIRE_HELP,
 }
 IN_WEB_UI = ("workload", "seed", "max_tokens_scale")
 
@@ -112,11 +125,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         extra: dict[str, Any] = {"include_in_web_ui": setting.name in IN_WEB_UI}
         if setting.name == "concurrency":
             extra |= {"type": lambda text: list(concurrency_list(text)), "default": []}
+        elif isinstance(setting.default, bool):
+            extra |= {"action": "store_true", "default": setting.default}
         else:
             kind = CHECKS.get(setting.name, type(setting.default))
             extra |= {"type": kind, "default": setting.default}
         flag = setting.name.replace("_", "-")
-        parser.add_argument(f"--{flag}", help=HELP[setting.name], metavar=f"<{flag}>", **extra)
+        if "action" not in extra:
+            extra["metavar"] = f"<{flag}>"
+        parser.add_argument(f"--{flag}", help=HELP[setting.name], **extra)
 
 
 def _at_least(kind: type[int] | type[float], low: float) -> Callable[[str], float]:
@@ -148,6 +165,7 @@ def _new_folder(text: str) -> str:
 
 CHECKS: dict[str, Callable[[str], Any]] = {
     **MIX_CHECKS,
+    **WIRE_CHECKS,
     "workload": _workload,
     "out": _new_folder,
     "level_min_s": _at_least(float, 0),

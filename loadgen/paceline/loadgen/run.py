@@ -14,6 +14,7 @@ from typing import Any
 
 import gevent
 
+from paceline.loadgen.access import AccessError
 from paceline.loadgen.options import LoadOptions, add_arguments
 from paceline.loadgen.probe_stream import ProbeStream
 from paceline.loadgen.session import Session
@@ -104,7 +105,7 @@ def _begin(environment: Environment, session: Session) -> None:
         stage = replace(stage, slot=session.worker % slots, slots=slots)
     try:
         session.begin(options, environment.host or PacelineUser.host, stage)
-    except (WorkloadError, OSError) as error:
+    except (WorkloadError, AccessError, OSError) as error:
         raise StopTest(str(error)) from error
 
 

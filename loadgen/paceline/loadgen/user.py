@@ -49,7 +49,7 @@ def report_call(environment: Any, name: str, call: Call, context: Any) -> None:
     if call.cut_off:
         return
     environment.events.request.fire(
-        request_type="grpc",
+        request_type=call.protocol,
         name=name,
         response_time=(call.t_end - call.t_send) * 1e3,
         response_length=call.tokens,
