@@ -40,6 +40,10 @@ class Access:
         """The authorities to trust, as PEM; None: the system's."""
         return _read(self.ca) if self.ca else None
 
+    def environment(self) -> dict[str, str]:
+        """What tells a child process the key, which its command line would show to everybody."""
+        return {KEY_VARIABLE: self.api_key} if self.api_key else {}
+
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Metadata of every gRPC call."""
         token = self.token()

@@ -12,7 +12,9 @@ from typing import Any
 from paceline.loadgen.baseline_runs import BaselineRun, write_prompts
 from paceline.loadgen.bench_options import BenchOptions, Plan, make_plan
 from paceline.loadgen.children import Child
+from paceline.loadgen.client_health import read_health
 from paceline.loadgen.environment import environment
+from paceline.loadgen.http_probe import ServerProbe, open_probe
 from paceline.loadgen.probe import NotServing, Probe
 from paceline.loadgen.progress import Progress
 from paceline.loadgen.recorder import read_requests
@@ -23,6 +25,10 @@ from paceline.loadgen.sweep import Sweep, SweepFailed
 from paceline.loadgen.systems import BASELINES, system
 
 MIN_BASELINE_S = 20.0
+SILENT = (
+    "an OpenAI-compatible server: it does not tell queue, prefill, rows per step, padding and memory; tokens of a"
+    " message are its own count where it gives one, else an even share of the total at the end"
+)
 
 
 class Bench:
@@ -97,16 +103,14 @@ class Bench:
         return summary
 
     def _foreign_mode(self) -> str:
-        assert self.options.target is not None
-        with Probe(self.options.target) as probe:
+        with open_probe(self.options) as probe:
             return str(probe.server()["mode"])
 
     def _measure_mode(self, mode: str) -> None:
         run = ModeRun(mode)
         self.data.modes.append(run)
         if self._foreign:
-            assert self.options.target is not None
-            with Probe(self.options.target) as probe:
+            with open_probe(self.options) as probe:
                 self._sweep(run, probe, None)
             return
         self.progress.say(f"starting the {mode} server")
@@ -136,7 +140,7 @@ class Bench:
         self._phase(run.mode, "setup", "server starts", server.child.started_s, ready)
         self._sweep(run, probe, server)
 
-    def _sweep(self, run: ModeRun, probe: Probe, server: Server | None) -> None:
+    def _sweep(self, run: ModeRun, probe: ServerProbe, server: Server | None) -> None:
         child: Child | None = server.child if server else None
         gone: Callable[[], str | None] = server.ended if server else lambda: None
         folder = self.folder.raw / run.mode
@@ -153,13 +157,15 @@ class Bench:
         self.progress.say(f"measuring {system(run.mode).label.lower()}")
         try:
             run.server, run.model = probe.server(), probe.model()
+            if not probe.tells_load:
+                self.data.run["notes"].append(SILENT)
             sweep.run(self.progress, gone)
         except (SweepFailed, NotServing) as error:
             run.error = str(error)
             self.stop_early(str(error))
         finally:
             headers, run.records = read_requests(folder)
-            run.samples = sweep.samples
+            run.samples, run.health = sweep.samples, read_health(folder)
             for header in headers:
                 self.data.run["schedule_sha256"] = header["schedule_sha256"]
                 self._take_lengths(header["lengths"])
@@ -203,6 +209,7 @@ class Bench:
 
 def _config(options: BenchOptions, plan: Plan) -> dict[str, Any]:
     values = {**asdict(replace(options, out=Path("."))), "plan": asdict(plan)}
+    values["access"].pop("api_key")
     for name in ("out", "command", "workload", "seed"):
         del values[name]
     return values

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paceline.loadgen.client_health import limit_of
 from paceline.loadgen.systems import system
 from paceline.loadgen.wording import listing, percent, rate, ratio
 
 Summary = Mapping[str, Any]
 NEAR_PEAK = 0.9
-BUSY = 0.9
 FEW = 10  # requests behind a median
-CLIENT_FULL_PCT = 85.0
 WORDS = {
     "sequential": "one request at a time",
     "static": "static batching",
@@ -114,12 +113,7 @@ def _knee(summary: Summary, hero: str | None) -> dict[str, Any] | None:
 def _limit(summary: Summary, hero: str | None, reference: int | None) -> dict[str, Any]:
     """Who was the limit at the reference level: the server, the load generator, or not known."""
     level = level_at(summary, hero, reference) if hero else None
-    busy = level["server"].get("busy_share") if level else None
-    client = level["client"].get("cpu_pct") if level else None
-    if client is not None and client >= CLIENT_FULL_PCT:
-        return {"who": "client", "busy_share": busy, "client_cpu_pct": client}
-    who = "server" if busy is not None and busy >= BUSY else "unknown"
-    return {"who": who, "busy_share": busy, "client_cpu_pct": client}
+    return dict(level["limit"]) if level else limit_of({}, {})
 
 
 def _ratios(found: Mapping[str, Any]) -> dict[str, float]:
@@ -273,9 +267,12 @@ def _integrity_flags(summary: Summary) -> list[dict[str, str]]:
 def _limit_flag(limit: Mapping[str, Any]) -> dict[str, str]:
     texts = {
         "server": f"The server was the limit: busy {percent(limit['busy_share'])} of the time",
-        "client": "The load generator was the limit: the server can do more than shown",
+        "client": "The load generator was the limit, the server may do more than shown: "
+        + listing(limit["reasons"] or ["it was full"]),
         "unknown": "Who was the limit is not known: neither server nor load generator was full",
     }
+    if limit["who"] == "unknown" and limit["busy_share"] is None:
+        texts["unknown"] = "Who was the limit is not known: this server does not say how busy it is"
     return _flag(
         {"server": "good", "client": "warn"}.get(limit["who"], "note"), texts[limit["who"]]
     )
