@@ -140,14 +140,15 @@ def _headline(found: Mapping[str, Any]) -> str:
     if hero is None or reference is None:
         return "Nothing was measured to the end: see what is there below."
     made = found["output_tok_s"].get(hero)
-    start = f"{_word(hero).capitalize()} made {rate(made)} tokens per second"
+    name = _word(hero)
+    start = f"{name[:1].upper()}{name[1:]} made {rate(made)} tokens per second"
     start += f" with {reference} request{'s' if reference != 1 else ''} in flight"
     parts = [f"{ratio(found['ratios'][mode])} {_word(mode)}" for mode in found["ratios"]]
     return f"{start}: {listing(parts)}." if parts else f"{start}."
 
 
 def _word(mode: str) -> str:
-    return WORDS.get(mode, mode)
+    return WORDS.get(mode) or system(mode).label
 
 
 def _explanation(summary: Summary, found: Mapping[str, Any]) -> str:
