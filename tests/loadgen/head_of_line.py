@@ -21,7 +21,8 @@ from paceline.loadgen.prompt import Prompt
 from paceline.loadgen.user import prepare_process
 
 SLOW, FAST = 16, 5
-SLOW_MS, FAST_MS = 2000.0, 20.0
+SLOW_MS, FAST_MS = 3000.0, 20.0
+AHEAD_S = 0.5  # by then every slow stream waits
 TIME_LIMIT_S = 30.0
 
 
@@ -33,12 +34,14 @@ def main() -> None:
     else:
         init_gevent()
     wire = GrpcWire(target, SLOW + FAST)
-    waits = [SLOW_MS] * SLOW + [FAST_MS] * FAST
-    calls = [_call(str(number), first_ms) for number, first_ms in enumerate(waits)]
-    gevent.joinall([gevent.spawn(call.run, wire, TIME_LIMIT_S) for call in calls], raise_error=True)
-    records = [call.record(mode="m", worker=0) for call in calls]
-    assert all(record.ok for record in records)
-    sys.stdout.write(json.dumps([record.ttft_s for record in records[SLOW:]]))
+    slow = [_call(f"slow{number}", SLOW_MS) for number in range(SLOW)]
+    fast = [_call(f"fast{number}", FAST_MS) for number in range(FAST)]
+    running = [gevent.spawn(call.run, wire, TIME_LIMIT_S) for call in slow]
+    gevent.sleep(AHEAD_S)
+    running += [gevent.spawn(call.run, wire, TIME_LIMIT_S) for call in fast]
+    gevent.joinall(running, raise_error=True)
+    assert all(call.status == "OK" for call in [*slow, *fast])
+    sys.stdout.write(json.dumps([call.record(mode="m", worker=0).ttft_s for call in fast]))
     wire.close()
 
 

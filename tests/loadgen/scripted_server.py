@@ -171,17 +171,16 @@ class Scripted(rpc.GenerationServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only streams are scripted")
 
 
-async def serve(scripted: Scripted, certificate: Path | None) -> None:
+async def serve(scripted: Scripted, pem: bytes | None) -> None:
     """Run until SIGTERM."""
     server = grpc.aio.server()
     rpc.add_GenerationServiceServicer_to_server(scripted, server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    if certificate is None:
+    if pem is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:
-        pem = certificate.read_bytes()  # certificate and key in one file
         port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pem, pem)]))
     await server.start()
     sys.stdout.write(f"{port}\n")
@@ -204,7 +203,8 @@ def main() -> None:
     given = parser.parse_args()
     script = Script(given.first_ms, given.gap_ms, given.per_message)
     scripted = Scripted(script, given.context_tokens, given.log, given.token)
-    asyncio.run(serve(scripted, given.certificate))
+    pem = given.certificate and given.certificate.read_bytes()
+    asyncio.run(serve(scripted, pem))
 
 
 if __name__ == "__main__":
