@@ -1,4 +1,4 @@
-"""What `paceline serve --mock` serves: scripted tokens at a set pace, so that clients can be measured without a model."""
+"""What `paceline serve --mock` serves: scripted tokens at a set pace, to measure clients without a model."""
 
 from __future__ import annotations
 
