@@ -23,7 +23,10 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "triton", "transformers", "grpcio", "protobuf", "msgspec", "pyzmq", "numpy")
+PACKAGES = (
+    *("torch", "triton", "transformers", "openvino", "openvino-genai"),
+    *("grpcio", "protobuf", "msgspec", "pyzmq", "numpy", "locust"),
+)
 _TIMES = 20
 
 

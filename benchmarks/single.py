@@ -16,22 +16,27 @@ from pathlib import Path
 from paceline.server.config import EngineConfig, ModelConfig
 from paceline.server.pages import PagePool
 from paceline.server.request import Request, SamplingParams, StoppingParams
-from paceline.server.runner import attention, loading
-from paceline.server.runner.torch_runner import TorchRunner
+from paceline.server.runner.make import load_runner
 from paceline.server.scheduler import Scheduler
 from paceline.server.settings import Command, read_command
 
 TOKENS = 64
 RUNS = 5
-SETTINGS = Command("single", "One stream.", ModelConfig, (("model", ModelConfig),))
+
+
+class Single(EngineConfig, ModelConfig):
+    """What decides how one stream is computed."""
+
+
+SETTINGS = Command("single", "One stream.", Single, (("model", ModelConfig),))
 
 
 def main(workload: Path, settings: list[str]) -> None:
     requests = [json.loads(line) for line in workload.read_text().splitlines()]
     prompt = tuple(token for request in requests for token in request["prompt_ids"])[:TOKENS]
-    model = read_command(SETTINGS, settings)
-    config = EngineConfig(max_batch_size=1, prefix_cache=False)
-    runner = TorchRunner(loading.load(model, attention.register()), config, model)
+    given = read_command(SETTINGS, settings)
+    config = given.model_copy(update={"max_batch_size": 1, "prefix_cache": False})
+    _, runner = load_runner(config, config)
     runner.warm_up()
     firsts, steps = [], []
     for number in range(1 + RUNS):

@@ -132,37 +132,27 @@ def assert_files(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def test_a_running_server_is_measured_alone(tmp_path: Path) -> None:
-    """With a target nothing is started but the load, and no baselines; its own mode names the run."""
-    with scripted_server("--gap-ms", "1", "--first-ms", "5") as server:
+    """With a target nothing is started but the load; the report has a row per kind and says what was scaled to fit."""
+    small = ("--gap-ms", "1", "--first-ms", "5", "--context-tokens", "200")
+    with scripted_server(*small) as server:
         argv = ["--target", server.target, "--concurrency", "1,4", "--budget-s", "10"]
-        assert main([*argv, "--out", str(tmp_path)]) == 0
-    summary = read((tmp_path / "latest").resolve())
-    assert [system["mode"] for system in summary["systems"]] == ["continuous"]
-    assert [level["target"]["value"] for level in summary["levels"]] == [1, 4]
-    assert summary["baselines"] == []
-    assert summary["environment"]["placement"] == f"server at {server.target}"
-    assert summary["run"]["schedule_sha256"]
-
-
-def test_a_mix_beside_probes_on_a_small_context(tmp_path: Path) -> None:
-    """The report has a row for each kind, and says by how much lengths were scaled to fit the model."""
-    with scripted_server("--gap-ms", "1", "--context-tokens", "200") as server:
-        argv = ["--target", server.target, "--concurrency", "4", "--budget-s", "8"]
         argv += ["--mix", "chat=1,mixed=1", "--probe", "5", "--out", str(tmp_path)]
         assert main(argv) == 0
     folder = (tmp_path / "latest").resolve()
     summary = read(folder)
-    (level,) = summary["levels"]
-    kinds = [kind["kind"] for kind in level["kinds"]]
-    assert kinds == ["chat", "mixed/long", "mixed/short", "probe"]
-    counts = [kind["counts"]["sent"] for kind in level["kinds"]]
-    assert sum(counts[:3]) == level["counts"]["sent"]
-    assert summary["run"]["workload"] == "chat=1,mixed=1"
-    assert summary["run"]["lengths"]["context_tokens"] == 200
-    factors = summary["run"]["lengths"]["factors"]
-    assert 0 < factors["mixed"]["fit"] < 1
-    assert f"{factors['mixed']['fit']:g}" in summary["run"]["notes"][0]
+    assert [system["mode"] for system in summary["systems"]] == ["continuous"]
+    assert [level["target"]["value"] for level in summary["levels"]] == [1, 4]
+    assert summary["baselines"] == []
+    assert summary["environment"]["placement"] == f"server at {server.target}"
+    run, level = summary["run"], summary["levels"][1]
+    assert run["schedule_sha256"] and run["workload"] == "chat=1,mixed=1"
+    kinds = {kind["kind"]: kind["counts"]["sent"] for kind in level["kinds"]}
+    assert list(kinds) == ["chat", "mixed/long", "mixed/short", "probe"]
+    assert sum(kinds.values()) - kinds["probe"] == level["counts"]["sent"]
     assert "| probe |" in (folder / "report.md").read_text("utf-8")
+    fit = run["lengths"]["factors"]["mixed"]["fit"]
+    assert run["lengths"]["context_tokens"] == 200 and 0 < fit < 1
+    assert f"{fit:g}" in run["notes"][0]
 
 
 def test_a_dead_target_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

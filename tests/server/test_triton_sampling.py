@@ -125,7 +125,7 @@ def sample_rows(draw: st.DrawFn, params: list[SamplingParams], vocab: int) -> Sa
     )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _part_and_share(totals, parts, seeds, positions, part_out, share_out):  # type: ignore[no-untyped-def]
     place = tl.program_id(0)
     tl.store(part_out + place, kernel_part_of(tl.load(totals + place), tl.load(parts + place)))

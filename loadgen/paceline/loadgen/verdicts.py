@@ -216,7 +216,7 @@ def _latency_flags(summary: Summary) -> list[dict[str, str]]:
     ]
     texts = {
         f"Latencies of fewer than {FEW} requests": few,
-        "Latencies are lower bounds (≥), as over 10 % of the requests were cut by the end of the level": bound,
+        "Latencies are lower bounds (≥), as over 10 % of the requests were cut or missed their deadline": bound,
         "Requests in flight and their latencies do not fit together within 5 % (Little's law)": unsettled,
     }
     return [

@@ -36,7 +36,12 @@ class EngineConfig(BaseModel):
     max_queue_tokens: int = Field(
         262_144, ge=1, description="waiting prompt tokens before refusing"
     )
-    page_size: int = Field(16, ge=1, le=1024, description="tokens of keys and values in a page")
+    page_size: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="tokens of keys and values in a page; on a CPU 32 unless given",
+    )
     prefix_cache: bool = Field(True, description="reuse pages of equal prefixes")
     launch_ahead: bool = Field(
         True,
@@ -65,6 +70,8 @@ class EngineConfig(BaseModel):
 
 # Where hundreds of rows cost little more than one.
 GPU_DEFAULTS = {"max_batch_size": 256, "max_step_tokens": 2048}
+# What OpenVINO's kernels are written for.
+CPU_DEFAULTS = {"page_size": 32}
 
 
 class ModelConfig(BaseModel):
@@ -91,6 +98,9 @@ class ModelConfig(BaseModel):
     num_threads: int | None = Field(None, ge=1, description="CPU threads; unset: physical cores")
     quantization: Literal["none", "int8"] = Field(
         "none", description="number format of the linear layers' weights; int8 on a CPU"
+    )
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="what computes on a CPU; auto: openvino where it is installed and can"
     )
     attention: Literal["auto", "sdpa", "triton"] = Field(
         "auto", description="attention kernel; auto: triton on a GPU, else sdpa"

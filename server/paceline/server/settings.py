@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .config import GPU_DEFAULTS, EngineConfig, ModelConfig, ServeConfig
+from .config import CPU_DEFAULTS, GPU_DEFAULTS, EngineConfig, ModelConfig, ServeConfig
 from .devices import on_gpu
 from .errors import SetupError
 
@@ -104,9 +104,9 @@ def read_command(command: Command[Config], argv: Sequence[str]) -> Config:
     except ValidationError as exc:
         raise SetupError(_explain(exc, given, path)) from exc
     values = settings.model_dump()
-    if on_gpu(values.get("device", "cpu")):
-        unset = GPU_DEFAULTS.keys() & values.keys() - settings.model_fields_set
-        values |= {name: GPU_DEFAULTS[name] for name in unset}
+    defaults = GPU_DEFAULTS if on_gpu(values.get("device", "cpu")) else CPU_DEFAULTS
+    unset = defaults.keys() & values.keys() - settings.model_fields_set
+    values |= {name: defaults[name] for name in unset}
     return command.config(**values)
 
 

@@ -166,9 +166,7 @@ def _choose(logits: Tensor, rows: Sequence[SampleRow], way: _Way) -> Tensor:
         logits = logits.to(torch.float32, copy=True)
         adjust(logits, rows)
     if way.filter is _Filter.GREEDY:
-        # The first of equals, as argmax gives it, which is slower on CPUs; NaN wins over any number.
-        peaks, tokens = logits.max(-1)
-        return _or_no_token(tokens, peaks)
+        return _greedy(logits)
     params = [row.params for row in rows]
     shares = share_tensor([share(row.params.seed, row.position) for row in rows], logits.device)
     height = len(rows) if way.filter is _Filter.TOP_K else _rows_at_once(logits)
@@ -183,6 +181,16 @@ def _choose(logits: Tensor, rows: Sequence[SampleRow], way: _Way) -> Tensor:
             for top in range(0, len(rows), height)
         ]
     )
+
+
+def _greedy(logits: Tensor) -> Tensor:
+    """The first of a row's largest; NaN wins over any number, and then there is none."""
+    if logits.device.type == "cpu" and logits.dtype is torch.float32:
+        # NumPy's is vectorised: several times as fast as torch's.
+        tokens = torch.from_numpy(logits.numpy().argmax(-1))
+        return _or_no_token(tokens, logits.gather(-1, tokens[:, None])[:, 0])
+    peaks, tokens = logits.max(-1)
+    return _or_no_token(tokens, peaks)
 
 
 def _rows_at_once(logits: Tensor) -> int:

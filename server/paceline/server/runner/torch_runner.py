@@ -110,7 +110,7 @@ class TorchRunner:
         rows = handle.step.sampling_rows
         if not rows:
             return Sampled([])
-        sampled = sample(handle.logits, [_sample_row(row) for row in rows])
+        sampled = sample(handle.logits, [sample_row(row) for row in rows])
         for row, token in zip(rows, sampled.token_ids, strict=True):
             if token < 0:
                 logger.error("request=%s got no finite logits", row.sequence.request.id)
@@ -141,7 +141,7 @@ def prepare_linear_layers(model: nn.Module, quantization: str) -> None:
         quantize_linear_layers(model)
 
 
-def _sample_row(row: Row) -> SampleRow:
+def sample_row(row: Row) -> SampleRow:
     sequence = row.sequence
     request = sequence.request
     return SampleRow(

@@ -1,0 +1,187 @@
+"""Computes steps on a CPU with OpenVINO: no padding between rows, and kernels made for few rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import openvino as ov
+import torch
+from torch import Tensor, nn
+
+from ..config import EngineConfig, ModelConfig
+from ..pages import PADDING_PAGE
+from ..rectangles import Buckets
+from ..request import Request, SamplingParams, StoppingParams
+from ..sequence import Sequence
+from ..step import Rectangle, Row, Sampled, Step
+from .kv_cache import KVShape
+from .loading import LoadedModel
+from .memory import pages_that_fit
+from .openvino_cache import converted
+from .openvino_model import PAGE_SIZE, page
+from .sampling import sample
+from .torch_runner import sample_row
+
+logger = logging.getLogger(__name__)
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+_TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+@dataclass(slots=True)
+class _Line:
+    """A step's inputs: sequence after sequence in one line of tokens. Padding is a sequence of its own."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    past_lens: list[int] = field(default_factory=list)
+    begins: list[int] = field(default_factory=lambda: [0])
+    pages: list[int] = field(default_factory=list)
+    page_begins: list[int] = field(default_factory=lambda: [0])
+    sample_at: list[int] = field(default_factory=list)
+    longest: int = 0
+
+    def add(self, ids: list[int], start: int, pages: list[int]) -> None:
+        self.ids += ids
+        self.positions += range(start, start + len(ids))
+        self.past_lens.append(start)
+        self.begins.append(len(self.ids))
+        self.pages += pages
+        self.page_begins.append(len(self.pages))
+        self.longest = max(self.longest, start + len(ids))
+
+    def add_padding(self, tokens: int) -> None:
+        if tokens:
+            self.add([0] * tokens, 0, [PADDING_PAGE] * -(-tokens // PAGE_SIZE))
+
+    @classmethod
+    def of(cls, step: Step) -> _Line:
+        line = cls()
+        for rectangle in step.rectangles:
+            for row in rectangle.rows:
+                line.add(list(row.tokens), row.start, list(row.pages))
+                if row.samples:
+                    line.sample_at.append(len(line.ids) - 1)
+                line.add_padding(rectangle.width - (row.end - row.start))
+            for _ in range(rectangle.height - len(rectangle.rows)):
+                line.add_padding(rectangle.width)
+        return line
+
+
+class OpenVinoRunner:
+    """Owns the compiled model and its pages.
+
+    Args:
+        loaded: a model on the CPU, as transformers has it; it is let go once it is converted.
+        engine: page size, which must be `PAGE_SIZE`, and batch bounds.
+        config: memory, threads, quantization.
+
+    Raises:
+        NotConvertible: the model needs what OpenVINO's attention has not.
+    """
+
+    ahead = False  # it would compute on the same cores as the host's work
+    buckets = Buckets(rows=(), width=1)  # any shape is as good as another
+
+    def __init__(self, loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> None:
+        assert engine.page_size == PAGE_SIZE
+        self._engine = engine
+        core = ov.Core()
+        computes = _TYPES[loaded.dtype]
+        if computes.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            computes = "f32"
+        dtype = next(dtype for dtype, name in _TYPES.items() if name == computes)
+        shape = dataclasses.replace(KVShape.of(loaded.model, PAGE_SIZE), dtype=dtype)
+        versions = dict(loaded.info.versions) | {"openvino": ov.__version__}
+        self.info = dataclasses.replace(loaded.info, versions=versions)
+        wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // PAGE_SIZE)
+        self.num_pages = 1 + min(wanted, pages_that_fit(shape.page_bytes, loaded.device, config))
+        model = converted(loaded, config.quantization)
+        nn.Module.to(loaded.model, "meta")  # its weights are in the converted model
+        page(model, shape)
+        settings = {
+            "INFERENCE_PRECISION_HINT": computes,
+            "KV_CACHE_PRECISION": computes,
+            "INFERENCE_NUM_THREADS": loaded.num_threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+        self._caches = [self._make_cache(each, shape) for each in self._cache_inputs()]
+
+    def warm_up(self) -> None:
+        """Runs few rows, all rows and a full prompt chunk once: kernels are built at first use."""
+        for rows in {1, 2, 4, self._engine.max_batch_size}:
+            self._run_empty(rows, 1)
+        self._run_empty(1, min(self._engine.max_step_tokens, self.info.max_context_tokens))
+
+    def launch(self, step: Step) -> tuple[Step, Tensor]:
+        """Computes a step: its logits, `[sampling rows, vocabulary]`, which hold until the next one."""
+        line = _Line.of(step)
+        inputs = {
+            "input_ids": np.array(line.ids, dtype=np.int64),
+            "positions": np.array(line.positions, dtype=np.int64),
+            # A step of prompt chunks alone chooses nothing; one place keeps the output from being empty.
+            "sample_at": np.array(line.sample_at or [0], dtype=np.int64),
+            "past_lens": np.array(line.past_lens, dtype=np.int32),
+            "subsequence_begins": np.array(line.begins, dtype=np.int32),
+            "block_indices": np.array(line.pages, dtype=np.int32),
+            "block_indices_begins": np.array(line.page_begins, dtype=np.int32),
+            "max_context_len": np.array(line.longest, dtype=np.int32),
+        }
+        for name, values in inputs.items():
+            self._request.set_tensor(name, ov.Tensor(values))
+        self._request.infer()
+        logits = torch.from_numpy(self._request.get_output_tensor(0).data)
+        return step, logits[: len(line.sample_at)]
+
+    @torch.inference_mode()
+    def collect(self, handle: object) -> Sampled:
+        """Chooses the next tokens of a launched step."""
+        assert isinstance(handle, tuple)
+        step, logits = handle
+        rows = step.sampling_rows
+        if not rows:
+            return Sampled([])
+        sampled = sample(logits, [sample_row(row) for row in rows])
+        for row, token in zip(rows, sampled.token_ids, strict=True):
+            if token < 0:
+                logger.error("request=%s got no finite logits", row.sequence.request.id)
+                self._heal(list(row.pages))
+        return sampled
+
+    def close(self) -> None:
+        """Gives the model's memory back. A second call does nothing."""
+        self.__dict__.pop("_request", None)
+        self.__dict__.pop("_caches", None)
+
+    def _cache_inputs(self) -> list[ov.ConstOutput]:
+        inputs = self._request.get_compiled_model().inputs
+        return [each for each in inputs if "_cache." in each.get_any_name()]
+
+    def _make_cache(self, each: ov.ConstOutput, shape: KVShape) -> Tensor:
+        """A pool of keys or values, which the system gives memory for as it is touched, and the model's input."""
+        size = (self.num_pages, shape.num_kv_heads, PAGE_SIZE, shape.head_dim)
+        assert tuple(each.get_partial_shape().get_max_shape())[1:] == size[1:]
+        nbytes = int(np.prod(size)) * shape.dtype.itemsize
+        raw = np.zeros(nbytes + _ALIGNMENT, dtype=np.uint8)
+        raw = raw[-raw.ctypes.data % _ALIGNMENT :][:nbytes]
+        self._request.set_tensor(
+            each.get_any_name(), ov.Tensor(raw, ov.Shape(size), each.get_element_type())
+        )
+        return torch.from_numpy(raw).view(shape.dtype).view(size)
+
+    def _heal(self, pages: list[int]) -> None:
+        """Zeroes what is not finite in these pages, before anybody else gets them."""
+        for cache in self._caches:
+            cache[pages] = torch.nan_to_num(cache[pages], 0.0, 0.0, 0.0)
+
+    def _run_empty(self, height: int, width: int) -> None:
+        request = Request("warm-up", (0,) * width, SamplingParams(), StoppingParams(1), 0.0)
+        sequence = Sequence(request, 0, 0)
+        sequence.pages = [PADDING_PAGE] * -(-width // PAGE_SIZE)
+        row = Row(sequence, 0, width, True, len(sequence.pages))
+        rectangle = Rectangle((row,) * height, height, width)
+        self.collect(self.launch(Step((rectangle,), rectangle.area)))
