@@ -139,6 +139,7 @@ def load_options(
         tls=options.access.tls,
         ca=options.access.ca,
         token_file=options.access.token_file,
+        api_key=options.access.api_key,
         workload=options.workload,
         seed=options.seed,
         concurrency=options.concurrency,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from paceline.loadgen.access import Access
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.presets import NAMES
 from paceline.loadgen.wire_options import FROM_ENVIRONMENT, WIRE_CHECKS, WIRE_HELP, base_url
@@ -72,6 +73,11 @@ class LoadOptions(MixOptions):
             nonce=nonce,
             context_tokens=context_tokens,
         )
+
+    @property
+    def access(self) -> Access:
+        """Encryption and token of the connection."""
+        return Access(self.tls, self.ca, self.token_file, self.api_key)
 
     def address(self, host: str | None) -> str:
         """Where to send: `target`, else Locust's host. gRPC has no scheme, OpenAI's protocol a whole base URL."""

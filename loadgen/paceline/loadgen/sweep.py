@@ -54,14 +54,13 @@ class Sweep:
         self._locust: Child | None = None
         self._reader = Reader(folder)
         self._poller = LoadPoller(self._read, mode, path=series if probe.tells_load else None)
-        self._access = options.access
 
     def run(self, progress: Progress, gone: Callable[[], str | None]) -> None:
         """Raises SweepFailed when the server is gone or silent, or when Locust breaks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = command_line(self._load, loglevel="INFO")
         self._locust = Child(
-            command, self.folder / "locust.log", environment=self._access.environment()
+            command, self.folder / "locust.log", environment=self._load.access.environment()
         )
         # A server that does not tell its load is asked all the same: whether it still answers.
         self.samples = self._poller.samples if self._probe.tells_load else []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from paceline.loadgen.access import Access
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.wire import Wire
 
 
 def make_wire(options: LoadOptions, host: str | None) -> Wire:
     """The connections that these settings ask for, none open yet. Raises AccessError."""
-    access = Access(options.tls, options.ca, options.token_file, options.api_key)
-    target = options.address(host)
+    target, access = options.address(host), options.access
     if options.protocol == "openai":
         from paceline.loadgen.openai_wire import OpenAIWire
 
