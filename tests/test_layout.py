@@ -59,10 +59,10 @@ PROTOBUF_HOLDERS = {
         "validation",
         "wire",
     },
-    "paceline.loadgen": {"call", "probe"},
+    "paceline.loadgen": {"grpc_wire", "probe"},
 }
 LOCUST_HOLDERS = {
-    *("arrival_stream", "entry.locustfile", "live_run", "live_terminal", "open_loop"),
+    *("arrival_stream", "entry.locustfile", "health", "live_run", "live_terminal", "open_loop"),
     *("probe_stream", "run", "session", "shape", "user", "web"),
 }
 

@@ -13,6 +13,7 @@ from paceline.loadgen.baseline_runs import BaselineRun, write_prompts
 from paceline.loadgen.bench_options import BenchOptions, Plan, load_options
 from paceline.loadgen.children import Child
 from paceline.loadgen.environment import environment
+from paceline.loadgen.http_probe import ServerProbe, open_probe
 from paceline.loadgen.load_run import LoadRuns
 from paceline.loadgen.open_bench import OpenBench
 from paceline.loadgen.open_plan import plan_for
@@ -25,6 +26,10 @@ from paceline.loadgen.sweep import SweepFailed
 from paceline.loadgen.systems import BASELINES, system
 
 MIN_BASELINE_S = 20.0
+SILENT = (
+    "an OpenAI-compatible server: it does not tell queue, prefill, rows per step, padding and memory; tokens of a"
+    " message are its own count where it gives one, else an even share of the total at the end"
+)
 
 
 class Bench:
@@ -106,16 +111,14 @@ class Bench:
         return summary
 
     def _foreign_mode(self) -> str:
-        assert self.options.target is not None
-        with Probe(self.options.target) as probe:
+        with open_probe(self.options) as probe:
             return str(probe.server()["mode"])
 
     def _measure_mode(self, mode: str) -> None:
         run = ModeRun(mode)
         self.data.modes.append(run)
         if self._foreign:
-            assert self.options.target is not None
-            with Probe(self.options.target) as probe:
+            with open_probe(self.options) as probe:
                 self._sweep(run, probe, None)
             return
         self.progress.say(f"starting the {mode} server")
@@ -145,7 +148,7 @@ class Bench:
         self._phase(run.mode, "setup", "server starts", server.child.started_s, ready)
         self._sweep(run, probe, server)
 
-    def _sweep(self, run: ModeRun, probe: Probe, server: Server | None) -> None:
+    def _sweep(self, run: ModeRun, probe: ServerProbe, server: Server | None) -> None:
         child: Child | None = server.child if server else None
         gone: Callable[[], str | None] = server.ended if server else lambda: None
         folder = self.folder.raw / run.mode
@@ -161,6 +164,8 @@ class Bench:
         self.progress.say(f"measuring {system(run.mode).label.lower()}")
         try:
             run.server, run.model = probe.server(), probe.model()
+            if not probe.tells_load:
+                self.data.run["notes"].append(SILENT)
             if self.options.open is None:
                 runs.run(load, limit_s=self._limit_s)
             else:
@@ -172,6 +177,7 @@ class Bench:
             self.stop_early(str(error))
         finally:
             run.records, run.samples = runs.records, runs.samples
+            run.health = runs.health
             for header in runs.headers:
                 self.data.run["schedule_sha256"] = header["schedule_sha256"]
                 self._take_lengths(header["lengths"])
@@ -222,6 +228,7 @@ def _config(options: BenchOptions, plan: Plan) -> dict[str, Any]:
     values = {**asdict(replace(options, out=Path("."))), "plan": asdict(plan)}
     if options.open is None:
         del values["open"]
+    values["access"].pop("api_key")
     for name in ("out", "command", "workload", "seed"):
         del values[name]
     return values

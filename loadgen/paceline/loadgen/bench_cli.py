@@ -12,10 +12,12 @@ from types import FrameType
 
 from rich.console import Console
 
+from paceline.loadgen.access import AccessError
 from paceline.loadgen.bench import Bench
 from paceline.loadgen.bench_options import BenchOptions, Plan, parse
+from paceline.loadgen.http_probe import open_probe
 from paceline.loadgen.open_plan import level_count, plan_for
-from paceline.loadgen.probe import NotServing, Probe
+from paceline.loadgen.probe import NotServing
 from paceline.loadgen.progress import Progress
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.servers import ServerFailed, prepare_model
@@ -34,11 +36,11 @@ def main(argv: list[str]) -> int:
     with _terminate_as_interrupt():
         try:
             if options.target:
-                _check(options.target)
+                _check(options)
             elif code := prepare_model(options):  # before the clock of the budget starts
                 return _unprepared(code)
             folder = RunFolder(options.out, _folder_name(options))
-        except (NotServing, OSError) as error:
+        except (NotServing, AccessError, OSError) as error:
             return _complain(str(error))
         except KeyboardInterrupt:
             return _complain("stopped by Ctrl-C", INTERRUPTED)
@@ -57,8 +59,8 @@ def _unprepared(code: int) -> int:
     return BAD_USAGE
 
 
-def _check(target: str) -> None:
-    with Probe(target) as probe:
+def _check(options: BenchOptions) -> None:
+    with open_probe(options) as probe:
         probe.check()
         probe.server()
 

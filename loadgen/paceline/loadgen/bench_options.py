@@ -6,14 +6,17 @@ import argparse
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from paceline.loadgen import open_options
+from paceline.loadgen.access import Access, without_secrets
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.open_options import OpenOptions, add_open_arguments, read_open
 from paceline.loadgen.options import LoadOptions, concurrency_list
 from paceline.loadgen.presets import NAMES
 from paceline.loadgen.slo import DEFAULT, EXAMPLE, SloError, parse_slo
 from paceline.loadgen.systems import MODES
+from paceline.loadgen.wire_options import WIRE_HELP, is_url
 from paceline.loadgen.workload import WorkloadError, make_workload
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
@@ -57,6 +60,9 @@ class BenchOptions:
     slo: tuple[str, ...] = DEFAULT  # what goodput is counted under
     open: OpenOptions | None = None  # None: a closed loop
     mix: MixOptions = field(default_factory=MixOptions)
+    access: Access = field(default_factory=Access)
+    model_name: str = ""
+    chat: bool = False
 
     @property
     def work_name(self) -> str:
@@ -135,6 +141,13 @@ def load_options(
     return LoadOptions(
         **asdict(options.mix),
         target=target,
+        protocol="openai" if is_url(target) else "grpc",
+        model_name=options.model_name,
+        chat=options.chat,
+        tls=options.access.tls,
+        ca=options.access.ca,
+        token_file=options.access.token_file,
+        api_key=options.access.api_key,
         workload=options.workload,
         seed=options.seed,
         concurrency=options.concurrency,
@@ -185,7 +198,10 @@ def parse(argv: list[str]) -> BenchOptions:
             for part in (f"--{name}", value)
         ),
         serve_arguments=tuple(given.serve_arg),
-        command=" ".join(["paceline", "bench", *argv]),
+        command=" ".join(["paceline", "bench", *without_secrets(argv)]),
+        access=Access(given.tls, given.ca, given.token_file, given.api_key),
+        model_name=given.model_name,
+        chat=given.chat,
         mix=MixOptions.from_namespace(given),
         slo=tuple(dict.fromkeys(given.slo)) or DEFAULT,
         open=opened,
@@ -216,7 +232,15 @@ def _parser() -> argparse.ArgumentParser:
     for name, check in MIX_CHECKS.items():
         default = getattr(MixOptions(), name)
         add(f"--{name.replace('_', '-')}", type=check, default=default, help=MIX_HELP[name])
-    add("--target", type=_target, help="measure this running server, host:port, and nothing else")
+    add(
+        "--target",
+        type=_target,
+        help="measure this running server and nothing else: host:port, or http://… with OpenAI's protocol",
+    )
+    for name in ("model-name", "ca", "token-file", "api-key"):
+        add(f"--{name}", default="", help=WIRE_HELP[name.replace("-", "_")])
+    for name in ("tls", "chat"):
+        add(f"--{name}", action="store_true", help=WIRE_HELP[name])
     add("--quick", action="store_true", help="a rough answer in under two minutes")
     add("--out", default="bench", help="folder for the runs (default: bench)")
     add("--seed", type=int, default=0, help="seed of prompts and lengths")
@@ -268,9 +292,21 @@ def _slo(text: str) -> str:
 
 
 def _target(text: str) -> str:
+    if is_url(text):
+        return _url(text)
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is not host:port")
+    return text
+
+
+def _url(text: str) -> str:
+    try:
+        host, _port = urlsplit(text).hostname, urlsplit(text).port
+    except ValueError:
+        host = None
+    if not host:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL like http://host:8000/v1")
     return text
 
 

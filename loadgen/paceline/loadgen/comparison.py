@@ -8,17 +8,18 @@ chance makes of all figures together: its interval, at 95 % for the family of al
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from paceline.loadgen.client_health import client_limits
 from paceline.loadgen.compared_run import ComparedRun, LevelKey, Part
 from paceline.loadgen.distribution import Floats
 from paceline.loadgen.measures import SUB_WINDOWS, Measure, measures
 from paceline.loadgen.slo import Slo
-from paceline.loadgen.verdicts import CLIENT_FULL_PCT
+from paceline.loadgen.wording import listing
 
 FASTER, SLOWER, UNSURE = "faster", "slower", "cannot tell"
 MACHINE = ("cpu", "cores_usable", "gpus")
@@ -92,11 +93,8 @@ def client_bound(runs: Sequence[ComparedRun], key: LevelKey) -> str | None:
         for level in run.summary["levels"]:
             if (level["mode"], level["target"]["value"]) != (key.mode, key.value):
                 continue
-            client: Mapping[str, Any] = level["client"]
-            if (client.get("cpu_pct") or 0.0) >= CLIENT_FULL_PCT:
-                return f"the load generator of {run.name} was the limit: {client['cpu_pct']:.0f} % of a core"
-            if client.get("dispatch_degraded"):
-                return f"the load generator of {run.name} sent late"
+            if reasons := client_limits(level["client"]):
+                return f"the load generator of {run.name} was the limit: {listing(reasons)}"
     return None
 
 

@@ -106,6 +106,25 @@ DEFINITIONS = (
         "1 - real / padded: tokens that carried a request's work, over tokens the model computed. Counted by the server"
         " over the window; for the transformers baselines from the lengths of each batch.",
     ),
+    (
+        "Tokens of a message",
+        "gRPC: the server's own count in each message. OpenAI's protocol: the server's running count where messages"
+        " have one; else each message with text counts as one token, and once the usage at the end gives another total,"
+        " this total is shared out evenly over the messages. Messages without text, such as an empty first one, do not"
+        " count.",
+    ),
+    (
+        "Limit",
+        "Client: in the window a process of the load generator used more than 85 % of a core, or its event loop was"
+        " more than 10 ms late (p99), or sends were late for their schedule (p99 above 10 ms and above 1 % of the"
+        " median TTFT). Else server: steps took at least 90 % of the window. Else unknown.",
+    ),
+    (
+        "Client CPU, loop lag, pauses",
+        "CPU: processor time of all threads of a process / time. Lag: how late a greenlet that sleeps 20 ms wakes up,"
+        " its p99. Pauses: time the garbage collector stops the process. Sampled twice a second, the worst process"
+        " counts.",
+    ),
     ("Rows per step", "Sum over steps of rows that did work / steps, in the window."),
     ("KV peak", "Most pages of keys and values in use / pages there are."),
     (

@@ -12,6 +12,7 @@ from typing import Any
 
 import gevent
 
+from paceline.loadgen.access import AccessError
 from paceline.loadgen.live import Live
 from paceline.loadgen.live_tally import Tally
 from paceline.loadgen.options import LoadOptions
@@ -95,7 +96,7 @@ class LiveRun:
         target = options.address(self._environment.host)
         if self._probe is None or self._probe.target != target:
             self._close()
-            self._probe = Probe(target)
+            self._probe = _probe(target, options)
         self._told = False
         self.live.begin(options.slo, time.perf_counter())
 
@@ -106,6 +107,14 @@ class LiveRun:
         if self._probe is not None:
             self._probe.close()
             self._probe = None
+
+
+def _probe(target: str, options: LoadOptions) -> Probe | None:
+    """None where the server does not tell its load, or its token is missing: the session says that."""
+    try:
+        return Probe(target, options.access) if options.protocol == "grpc" else None
+    except AccessError:
+        return None
 
 
 def _every(period_s: float, act: Callable[[], None]) -> None:

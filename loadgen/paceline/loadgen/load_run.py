@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from paceline.loadgen.children import Child
+from paceline.loadgen.client_health import read_health
+from paceline.loadgen.http_probe import ServerProbe
 from paceline.loadgen.options import LoadOptions
-from paceline.loadgen.probe import Probe
 from paceline.loadgen.progress import Progress
 from paceline.loadgen.recorder import read_requests
 from paceline.loadgen.series import Sample
@@ -21,7 +22,7 @@ class LoadRuns:
 
     def __init__(
         self,
-        probe: Probe,
+        probe: ServerProbe,
         mode: str,
         series: Path,
         server: Child | None,
@@ -31,6 +32,7 @@ class LoadRuns:
         self.records: list[Record] = []
         self.headers: list[dict[str, Any]] = []
         self.samples: list[Sample] = []
+        self.health: list[Sample] = []
         self.progress = progress
         self._probe = probe
         self._mode = mode
@@ -62,4 +64,5 @@ class LoadRuns:
             if keep:
                 self.records += found
                 self.samples += sweep.samples
+                self.health += read_health(folder)
         return found

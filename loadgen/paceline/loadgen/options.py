@@ -10,10 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from paceline.loadgen.access import Access
 from paceline.loadgen.arrivals import EXAMPLES, ArrivalError, parse_arrival
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.presets import NAMES
 from paceline.loadgen.slo import SloError, parse_slo
+from paceline.loadgen.wire_options import FROM_ENVIRONMENT, WIRE_CHECKS, WIRE_HELP, base_url
 from paceline.loadgen.workload import Workload, WorkloadError, make_workload
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -24,6 +26,13 @@ class LoadOptions(MixOptions):
     """What to send where, and how a sweep goes through its levels. Times are seconds."""
 
     target: str = ""
+    protocol: str = "grpc"
+    model_name: str = ""
+    chat: bool = False
+    tls: bool = False
+    ca: str = ""
+    token_file: str = ""
+    api_key: str = ""
     workload: str = "chat"
     seed: int = 0
     concurrency: tuple[int, ...] = ()
@@ -55,11 +64,13 @@ class LoadOptions(MixOptions):
         return cls(**values)
 
     def to_arguments(self) -> list[str]:
-        """The command-line arguments that give these settings; defaults are left out."""
+        """The command-line arguments that give these settings; defaults and secrets are left out."""
         arguments: list[str] = []
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if value != setting.default:
+            if value is True:
+                arguments.append(f"--{setting.name.replace('_', '-')}")
+            elif value != setting.default and setting.name not in FROM_ENVIRONMENT:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 arguments += [f"--{setting.name.replace('_', '-')}", text]
         return arguments
@@ -88,9 +99,16 @@ class LoadOptions(MixOptions):
             raise ArrivalError("give either --concurrency (closed loop) or a rate (open loop)")
         return (None,) if own else given
 
+    @property
+    def access(self) -> Access:
+        """Encryption and token of the connection."""
+        return Access(self.tls, self.ca, self.token_file, self.api_key)
+
     def address(self, host: str | None) -> str:
-        """Where to send: `target`, else Locust's host (a scheme before it is dropped)."""
+        """Where to send: `target`, else Locust's host. gRPC has no scheme, OpenAI's protocol a whole base URL."""
         chosen = self.target or host or DEFAULT_TARGET
+        if self.protocol == "openai":
+            return base_url(chosen)
         return chosen.split("://")[-1].rstrip("/")
 
     def warmup_requests(self, level: int) -> int:
@@ -133,6 +151,7 @@ HELP = {
     "out": "new folder for requests.<worker>.jsonl, one line per generation",
     "label": "name of the run in the records, for example the server's batching mode",
     **MIX_HELP,
+    **WIRE_HELP,
     "slo": "what a request must meet, in ms: ttft=450,tpot=40, or a preset such as llama2-70b-interactive",
     "arrival": f"how an open loop's requests arrive: {EXAMPLES}",
     "rate": "requests a second of an open loop (0: closed loop)",
@@ -155,11 +174,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         extra: dict[str, Any] = {"include_in_web_ui": setting.name in IN_WEB_UI}
         if setting.name in LISTS:
             extra |= {"type": LISTS[setting.name], "default": []}
+        elif isinstance(setting.default, bool):
+            extra |= {"action": "store_true", "default": setting.default}
         else:
             kind = CHECKS.get(setting.name, type(setting.default))
             extra |= {"type": kind, "default": setting.default}
         flag = setting.name.replace("_", "-")
-        parser.add_argument(f"--{flag}", help=HELP[setting.name], metavar=f"<{flag}>", **extra)
+        if "action" not in extra:
+            extra["metavar"] = f"<{flag}>"
+        parser.add_argument(f"--{flag}", help=HELP[setting.name], **extra)
 
 
 def check_form(form: Mapping[str, str]) -> str | None:
@@ -242,6 +265,7 @@ def _new_folder(text: str) -> str:
 
 CHECKS: dict[str, Callable[[str], Any]] = {
     **MIX_CHECKS,
+    **WIRE_CHECKS,
     "workload": _workload,
     "slo": _slo,
     "out": _new_folder,

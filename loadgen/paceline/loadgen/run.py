@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 
+from paceline.loadgen.access import AccessError
 from paceline.loadgen.arrival_stream import ArrivalStream
 from paceline.loadgen.arrivals import ArrivalError
 from paceline.loadgen.level_schedules import schedules_of
@@ -227,7 +228,7 @@ def _begin(environment: Environment, session: Session) -> None:
         stage = replace(stage, slot=session.worker % slots, slots=slots)
     try:
         session.begin(options, environment.host or PacelineUser.host, stage)
-    except (WorkloadError, SloError, ArrivalError, OSError) as error:
+    except (WorkloadError, SloError, ArrivalError, AccessError, OSError) as error:
         raise StopTest(str(error)) from error
 
 

@@ -15,7 +15,9 @@ import gevent
 import grpc
 from gevent.event import Event
 
-from paceline.loadgen.call import Call, Channels
+from paceline.loadgen.access import without_secrets
+from paceline.loadgen.call import Call
+from paceline.loadgen.health import HealthSampler
 from paceline.loadgen.live_figures import level_name
 from paceline.loadgen.live_tally import Tally
 from paceline.loadgen.options import LoadOptions
@@ -25,6 +27,8 @@ from paceline.loadgen.recorder import Recorder
 from paceline.loadgen.slo import parse_slo
 from paceline.loadgen.stage import Progress, Stage
 from paceline.loadgen.timing import PROBE_KIND
+from paceline.loadgen.wire import Wire
+from paceline.loadgen.wiring import make_wire
 from paceline.loadgen.workload import NONCES, Workload, make_workload, schedule_sha256
 
 logger = logging.getLogger(__name__)
@@ -49,8 +53,9 @@ class Session:
         self._workload: Workload = make_workload(self.options.workload)
         self._nonce = 0
         self._context_tokens = 0  # of the served model; 0: unknown
-        self._channels: Channels | None = None
+        self._wire: Wire | None = None
         self._recorder: Recorder | None = None
+        self._health: HealthSampler | None = None
         self._stage = Stage()
         self._gate = Event()
         self._flying: set[Call] = set()
@@ -60,20 +65,22 @@ class Session:
         self._seen_failures: set[str] = set()
 
     def begin(self, options: LoadOptions, host: str | None, stage: Stage) -> None:
-        """Get ready for a run. Raises WorkloadError, SloError, FileExistsError."""
+        """Get ready for a run. Raises WorkloadError, SloError, AccessError, FileExistsError."""
         self._nonce = options.nonce if options.nonce >= 0 else secrets.randbelow(NONCES)
         self.options = options
         target = options.address(host)
-        if self._channels is None or self._channels.target != target:
-            self._close_channels()
-            self._channels = Channels(target, options.channels)
-            if trouble := self._channels.connect(CONNECT_S):
+        if self._wire is None or self._wire.target != target:
+            self._close_wire()
+            self._wire = make_wire(options, host)
+            if trouble := self._wire.connect(CONNECT_S):
                 logger.warning("is a server running at %s? %s", target, trouble)
-            self._context_tokens = 0 if trouble else self._channels.context_tokens(CONNECT_S)
+            self._context_tokens = 0 if trouble else self._wire.context_tokens(CONNECT_S)
         self._workload = options.make_workload(self._nonce, self._context_tokens)
         if options.out and self._recorder is None:
             self._recorder = Recorder(Path(options.out), self.worker, clock=self._clock)
             self._recorder.write_header(self._header())
+            self._health = HealthSampler(Path(options.out), self.worker, clock=self._clock)
+            self._health.start()
         self._seen_failures.clear()
         self._sent = self._begun = self._ended = self._dropped = self._late = 0
         self._tokens = 0
@@ -86,7 +93,8 @@ class Session:
         return {
             "worker": self.worker,
             "mode": self.options.label,
-            "command": sys.argv,
+            "command": without_secrets(sys.argv),
+            "protocol": self.options.protocol,
             "seed": self.options.seed,
             "nonce": self._nonce,
             "workload": self._workload.name,
@@ -204,10 +212,10 @@ class Session:
         return float(self._clock())
 
     def _send(self, call: Call) -> Call:
-        assert self._channels is not None, "begin() comes first"
+        assert self._wire is not None, "begin() comes first"
         self._flying.add(call)
         try:
-            call.run(self._channels.stub(), self.options.request_timeout_s)
+            call.run(self._wire, self.options.request_timeout_s)
         finally:
             self._flying.discard(call)
             self._keep(call)
@@ -226,7 +234,7 @@ class Session:
                 self.tally.take(record)
         if call.failed and call.status not in self._seen_failures:
             self._seen_failures.add(call.status)
-            target = self._channels.target if self._channels else ""
+            target = self._wire.target if self._wire else ""
             logger.warning("first %s from %s: %s", call.status, target, call.details)
 
     def tick(self) -> None:
@@ -262,9 +270,11 @@ class Session:
                 gevent.sleep(0.01)
         if self._recorder is not None:
             self._recorder.close()
-        self._close_channels()
+        if self._health is not None:
+            self._health.stop()
+        self._close_wire()
 
-    def _close_channels(self) -> None:
-        if self._channels is not None:
-            self._channels.close()
-            self._channels = None
+    def _close_wire(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from paceline.loadgen.client_health import client_figures, limit_of
 from paceline.loadgen.series import Sample, between, server_figures
 from paceline.loadgen.slo import DEFAULT, parse_slo
 from paceline.loadgen.statistics import group_levels, summarise_level
@@ -30,6 +31,7 @@ class ModeRun:
     model: dict[str, Any] = field(default_factory=dict)
     memory_peak_mib: float | None = None
     error: str | None = None
+    health: list[Sample] = field(default_factory=list)  # of the load generator
 
 
 @dataclass(slots=True)
@@ -113,7 +115,8 @@ def _levels(mode: ModeRun, data: RunData) -> list[dict[str, Any]]:
         window = level["phases"].get("window")
         inside = between(mode.samples, window["start_s"], window["end_s"]) if window else []
         level["server"] |= server_figures(inside)
-        level["client"] |= _client(inside)
+        level["client"] |= _client(mode, window, inside)
+        level["limit"] = limit_of(level["server"], level["client"])
         level["phases"] = {
             name: {edge: moment - data.started for edge, moment in span.items()}
             for name, span in level["phases"].items()
@@ -124,12 +127,16 @@ def _levels(mode: ModeRun, data: RunData) -> list[dict[str, Any]]:
     return made
 
 
-def _client(samples: Sequence[Sample]) -> dict[str, Any]:
-    """CPU the load generator used, per cent of one core, where the bench could see its process."""
-    seen = [
-        sample["client_cpu_pct"] for sample in samples if sample.get("client_cpu_pct") is not None
-    ]
-    return {"cpu_pct": sum(seen) / len(seen) if seen else None}
+def _client(
+    mode: ModeRun, window: Mapping[str, float] | None, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """How the load generator fared in the window; where it did not say, its CPU as the bench saw it from outside."""
+    own = between(mode.health, window["start_s"], window["end_s"]) if window else []
+    figures = client_figures(own)
+    seen = [s["client_cpu_pct"] for s in samples if s.get("client_cpu_pct") is not None]
+    if figures["cpu_pct"] is None and seen:
+        figures["cpu_pct"] = sum(seen) / len(seen)
+    return figures
 
 
 def _baselines(data: RunData) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from paceline.loadgen.children import Child
 from paceline.loadgen.command import command_line
+from paceline.loadgen.http_probe import ServerProbe
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.outcomes import outcome
-from paceline.loadgen.probe import Probe
 from paceline.loadgen.progress import Cell, Progress
 from paceline.loadgen.recorder import Reader
 from paceline.loadgen.series import LoadPoller, Sample
@@ -36,7 +36,7 @@ class Sweep:
     def __init__(
         self,
         load: LoadOptions,
-        probe: Probe,
+        probe: ServerProbe,
         mode: str,
         folder: Path,
         *,
@@ -55,14 +55,17 @@ class Sweep:
         self._quiet = quiet
         self._locust: Child | None = None
         self._reader = Reader(folder)
-        self._poller = LoadPoller(self._read, mode, path=series)
+        self._poller = LoadPoller(self._read, mode, path=series if probe.tells_load else None)
 
     def run(self, progress: Progress, gone: Callable[[], str | None]) -> None:
         """Raises SweepFailed when the server is gone or silent, or when Locust breaks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = command_line(self._load, loglevel="INFO")
-        self._locust = Child(command, self.folder / "locust.log")
-        self.samples = self._poller.samples
+        self._locust = Child(
+            command, self.folder / "locust.log", environment=self._load.access.environment()
+        )
+        # A server that does not tell its load is asked all the same: whether it still answers.
+        self.samples = self._poller.samples if self._probe.tells_load else []
         self._poller.start()
         try:
             self._watch(self._locust, progress, gone)

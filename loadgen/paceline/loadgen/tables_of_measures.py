@@ -10,7 +10,7 @@ from paceline.loadgen.fairness import METRICS
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import Row, Table
 from paceline.loadgen.units import size
-from paceline.loadgen.verdicts import CLIENT_FULL_PCT, level_at, levels_of, modes_of
+from paceline.loadgen.verdicts import level_at, levels_of, modes_of
 from paceline.loadgen.wording import NONE, milliseconds, number, percent, rate, ratio
 
 Summary = Mapping[str, Any]
@@ -80,7 +80,7 @@ def health_table(summary: Summary) -> Table:
             number(level["achieved"]["concurrency"], 1),
             _law(law),
             str(odd),
-            limit(level),
+            level["limit"]["who"],
         )
         rows.append(Row(mode, cells, first))
     headings: tuple[str, ...] = ("Mode", "Level", "Client CPU", "Delay p50", "Delay p99")
@@ -96,14 +96,6 @@ def _law(law: Mapping[str, Any] | None) -> str:
         return NONE
     sign = "" if law["ok"] else " !"
     return f"{percent(law['error'])} off, {percent(law['tolerance'])} allowed{sign}"
-
-
-def limit(level: Level) -> str:
-    """Who was the limit at a level: `client`, `server` or `unknown`."""
-    client = level["client"]
-    if client.get("dispatch_degraded") or (client["cpu_pct"] or 0) >= CLIENT_FULL_PCT:
-        return "client"
-    return "server" if (level["server"].get("busy_share") or 0) >= 0.9 else "unknown"
 
 
 def timeline_table(summary: Summary) -> Table:

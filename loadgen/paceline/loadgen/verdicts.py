@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from paceline.loadgen import open_words
+from paceline.loadgen.client_health import limit_of
 from paceline.loadgen.systems import system
 from paceline.loadgen.units import is_open, size
 from paceline.loadgen.wording import listing, percent, rate, ratio
 
 Summary = Mapping[str, Any]
 NEAR_PEAK = 0.9
-BUSY = 0.9
 FEW = 10  # requests behind a median
-CLIENT_FULL_PCT = 85.0
 WORDS = {
     "sequential": "one request at a time",
     "static": "static batching",
@@ -135,13 +134,7 @@ def _best_goodput(summary: Summary) -> list[dict[str, Any]]:
 def _limit(summary: Summary, hero: str | None, reference: int | None) -> dict[str, Any]:
     """Who was the limit at the reference level: the server, the load generator, or not known."""
     level = level_at(summary, hero, reference) if hero else None
-    busy = level["server"].get("busy_share") if level else None
-    client = level["client"].get("cpu_pct") if level else None
-    late = bool(level and level["client"].get("dispatch_degraded"))
-    if late or (client is not None and client >= CLIENT_FULL_PCT):
-        return {"who": "client", "busy_share": busy, "client_cpu_pct": client}
-    who = "server" if busy is not None and busy >= BUSY else "unknown"
-    return {"who": who, "busy_share": busy, "client_cpu_pct": client}
+    return dict(level["limit"]) if level else limit_of({}, {})
 
 
 def _ratios(found: Mapping[str, Any]) -> dict[str, float]:
@@ -168,14 +161,15 @@ def _headline(found: Mapping[str, Any]) -> str:
     if hero is None or reference is None:
         return "Nothing was measured to the end: see what is there below."
     made = found["output_tok_s"].get(hero)
-    start = f"{_word(hero).capitalize()} made {rate(made)} tokens per second"
+    name = _word(hero)
+    start = f"{name[:1].upper()}{name[1:]} made {rate(made)} tokens per second"
     start += f" with {reference} request{'s' if reference != 1 else ''} in flight"
     parts = [f"{ratio(found['ratios'][mode])} {_word(mode)}" for mode in found["ratios"]]
     return f"{start}: {listing(parts)}." if parts else f"{start}."
 
 
 def _word(mode: str) -> str:
-    return WORDS.get(mode, mode)
+    return WORDS.get(mode) or system(mode).label
 
 
 def _explanation(summary: Summary, found: Mapping[str, Any]) -> str:
@@ -298,9 +292,12 @@ def _integrity_flags(summary: Summary) -> list[dict[str, str]]:
 def _limit_flag(limit: Mapping[str, Any]) -> dict[str, str]:
     texts = {
         "server": f"The server was the limit: busy {percent(limit['busy_share'])} of the time",
-        "client": "The load generator was the limit: the server can do more than shown",
+        "client": "The load generator was the limit, the server may do more than shown: "
+        + listing(limit["reasons"] or ["it was full"]),
         "unknown": "Who was the limit is not known: neither server nor load generator was full",
     }
+    if limit["who"] == "unknown" and limit["busy_share"] is None:
+        texts["unknown"] = "Who was the limit is not known: this server does not say how busy it is"
     return _flag(
         {"server": "good", "client": "warn"}.get(limit["who"], "note"), texts[limit["who"]]
     )
