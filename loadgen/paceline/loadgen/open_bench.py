@@ -33,6 +33,7 @@ CALIBRATION_LEVEL = 90  # its prompts are those of no other level
 FIRST_SHARE = 0.7  # of the saturation: where the search begins
 SLACK_S = 45.0
 ENOUGH_ENDED = 30
+LEAST_JUDGED = 5  # requests: fewer say nothing of a level
 
 
 @dataclass(slots=True)
@@ -163,13 +164,14 @@ def judge(records: Sequence[Record], slo: Slo) -> dict[str, Any]:
     """Whether a level met an SLO: of the requests it was judged by, the share that its highest quantile asks for.
 
     Dropped, shed and failed requests are misses, and an over-saturated level meets nothing: it would have missed had
-    it only been longer.
+    it only been longer. Nor does one of which fewer than five requests can be judged.
     """
     verdict, window, _ = open_window(records)
     chosen = latency_records(records, window)
     one = goodput(chosen, window.seconds if window else None, slo)
     wanted = max(limit.quantile for limit in slo.limits)
     kept_up = verdict == "steady"
-    met = kept_up and one["attainment"] is not None and one["attainment"] >= wanted
+    known = one["attainment"] is not None and one["judged"] >= LEAST_JUDGED
+    met = kept_up and known and one["attainment"] >= wanted
     shown = {name: one[name] for name in ("attainment", "attainment_ci95", "judged")}
     return shown | {"wanted": wanted, "kept_up": kept_up, "met": met}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from paceline.loadgen.bench_options import (
-    DRAIN_SHARE,
     REPORT_S,
     START_S,
     BenchOptions,
@@ -21,6 +20,7 @@ SEARCH_LEVELS, QUICK_SEARCH_LEVELS = 8, 5
 CALIBRATION_SHARE = 0.2  # of the budget, at most
 STOP_S = 3.0  # for the server to end
 LEAST_LEVEL_S = 2.0
+OPEN_DRAIN_SHARE = 0.3  # a request that is cut can meet no SLO and miss none
 
 
 def plan_for(options: BenchOptions, *, spent_s: float = 0.0, modes_left: int | None = None) -> Plan:
@@ -44,7 +44,7 @@ def _with_levels(options: BenchOptions, plan: Plan, left_s: float) -> Plan:
     levels = level_count(options)
     runs = levels if options.open and options.open.search else 1
     level_s = max(LEAST_LEVEL_S, (left_s - runs * LOCUST_S) / levels - LEVEL_S)
-    drain_s = DRAIN_SHARE * level_s
+    drain_s = OPEN_DRAIN_SHARE * level_s
     return replace(
         plan,
         level_min_s=0.0,
