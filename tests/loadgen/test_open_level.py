@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from paceline.loadgen.open_bench import judge, saturation_of
+from paceline.loadgen.open_words import flags
 from paceline.loadgen.schedule import make_schedule
 from paceline.loadgen.slo import parse_slo
 from paceline.loadgen.statistics import summarise_level
@@ -127,9 +128,28 @@ class TestJudge:
         assert told["attainment"] == 1.0
         assert not told["kept_up"] and not told["met"]
 
-    def test_nothing_meets_nothing(self) -> None:
-        """A level without requests is a miss."""
+    def test_too_few_meet_nothing(self) -> None:
+        """A level without requests is a miss, and so is one of four."""
         assert not judge([], self.SLO)["met"]
+        assert not judge(open_loop(2, 2.0, 0.004), self.SLO)["met"]
+        assert judge(open_loop(4, 2.0, 0.004), self.SLO)["met"]
+
+
+def test_an_answer_that_rests_on_few_requests_is_doubted() -> None:
+    """99 % of twelve requests is no more than all of twelve."""
+    tried = {"attainment": 1.0, "attainment_ci95": [0.8, 1.0], "judged": 12, "wanted": 0.99}
+    search = {"slo": "ttft_p99=9", "rate": 4.0, "bounded": True}
+    search["tried"] = [tried | {"rate": 4.0, "kept_up": True, "met": True}]
+    summary = {"levels": [], "run": {"open": {"continuous": {"search": search}}}}
+    assert flags(summary) == [
+        (
+            "warn",
+            "The search's answer rests on few requests: 12 at one level, where 99\u00a0% takes 100 to tell",
+        )
+    ]
+    tried["judged"] = 100
+    search["tried"] = [tried | {"rate": 4.0, "kept_up": True, "met": True}]
+    assert flags(summary) == []
 
 
 class TestSaturation:

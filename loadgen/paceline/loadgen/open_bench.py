@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paceline.loadgen.bench_options import BenchOptions, Plan
+from paceline.loadgen.bench_options import REPORT_S, BenchOptions, Plan
 from paceline.loadgen.goodput import goodput
 from paceline.loadgen.level_schedules import schedules_of
 from paceline.loadgen.load_run import LoadRuns
 from paceline.loadgen.open_options import OpenOptions
-from paceline.loadgen.open_plan import LOCUST_S, calibration_s, fractions, level_count
+from paceline.loadgen.open_plan import (
+    LOCUST_S,
+    after_calibration,
+    calibration_s,
+    fractions,
+    level_count,
+)
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.rate_search import RateSearch
 from paceline.loadgen.saturation import rates_of
@@ -27,6 +33,7 @@ CALIBRATION_LEVEL = 90  # its prompts are those of no other level
 FIRST_SHARE = 0.7  # of the saturation: where the search begins
 SLACK_S = 45.0
 ENOUGH_ENDED = 30
+LEAST_JUDGED = 5  # requests: fewer say nothing of a level
 
 
 @dataclass(slots=True)
@@ -73,20 +80,23 @@ class OpenBench:
 
     def _saturation(self) -> float:
         """Requests a second that end where as many are in flight as fit a batch. Raises SweepFailed."""
-        seconds = calibration_s(self.options) - LOCUST_S
+        longest_s = calibration_s(self.options) - LOCUST_S
         load = replace(
             self.load,
             out=str(Path(self.load.out) / "calibration"),
-            level_min_s=seconds,
-            level_max_s=seconds,
+            level_min_s=longest_s / 3,
+            level_max_s=longest_s,
+            level_requests=ENOUGH_ENDED,
             drain_s=0.5,
             first_level=CALIBRATION_LEVEL,
         )
         self.runs.progress.say("measuring the saturation in a closed loop")
-        records = self.runs.run(load, limit_s=seconds + SLACK_S, keep=False, quiet=True)
+        records = self.runs.run(load, limit_s=longest_s + SLACK_S, keep=False, quiet=True)
         found = saturation_of(records, max(load.concurrency))
         if not found:
             raise SweepFailed("no request ended within the calibration: give --rates")
+        if len(self.options.modes) == 1 or self.options.target:
+            self.plan = after_calibration(self.options, self.plan, self.runs.progress.elapsed_s)
         return found
 
     def _sweep(self, rates: Sequence[float]) -> None:
@@ -103,7 +113,7 @@ class OpenBench:
         search = RateSearch(FIRST_SHARE * saturation, level_count(self.options))
         found: list[dict[str, Any]] = []
         self.told["search"] = {"slo": slo.name, "rate": None, "bounded": False, "tried": found}
-        while (rate := search.next_rate()) is not None:
+        while (rate := search.next_rate()) is not None and not self._late(len(found)):
             self.runs.progress.say(f"trying {rate:g} requests a second for {slo.name}")
             load = self._open_load(f"search-{len(found)}", (rate,), len(found))
             self._note(load)
@@ -112,6 +122,12 @@ class OpenBench:
             search.tell(rate, judged["met"])
             found.append({"rate": rate} | judged)
             self.told["search"] |= {"rate": search.best, "bounded": search.bounded}
+
+    def _late(self, levels: int) -> bool:
+        """Another level would not fit the time that was promised; two are tried whatever they take."""
+        level_s = LOCUST_S + self.plan.level_max_s + self.plan.drain_s + REPORT_S
+        spent_s = self.runs.progress.elapsed_s
+        return levels >= 2 and spent_s + level_s > self.options.budget_s
 
     def _note(self, load: LoadOptions) -> None:
         self.told["levels"] += [
@@ -135,25 +151,27 @@ def saturation_of(records: Sequence[Record], target: int) -> float | None:
         ended = sum(record.ok and window.holds(record.t_end) for record in records)
         if ended >= ENOUGH_ENDED:
             return ended / window.seconds
-    moments = sorted(moment for record in records for moment in record.arrivals_s)
-    if len(moments) < 2:
+    moments = [moment for record in records for moment in record.arrivals_s]
+    if not moments:
         return None
+    elapsed = max(moments) - min(record.t_send for record in records)
     tokens = sum(record.counted_tokens for record in records)
     asked = sum(record.requested_tokens for record in records) / len(records)
-    return tokens / (moments[-1] - moments[0]) / asked if asked else None
+    return tokens / elapsed / asked if asked and elapsed > 0 else None
 
 
 def judge(records: Sequence[Record], slo: Slo) -> dict[str, Any]:
     """Whether a level met an SLO: of the requests it was judged by, the share that its highest quantile asks for.
 
     Dropped, shed and failed requests are misses, and an over-saturated level meets nothing: it would have missed had
-    it only been longer.
+    it only been longer. Nor does one of which fewer than five requests can be judged.
     """
     verdict, window, _ = open_window(records)
     chosen = latency_records(records, window)
     one = goodput(chosen, window.seconds if window else None, slo)
     wanted = max(limit.quantile for limit in slo.limits)
     kept_up = verdict == "steady"
-    met = kept_up and one["attainment"] is not None and one["attainment"] >= wanted
+    known = one["attainment"] is not None and one["judged"] >= LEAST_JUDGED
+    met = kept_up and known and one["attainment"] >= wanted
     shown = {name: one[name] for name in ("attainment", "attainment_ci95", "judged")}
     return shown | {"wanted": wanted, "kept_up": kept_up, "met": met}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,8 +101,20 @@ def flags(summary: Summary) -> list[tuple[str, str]]:
         found.append(("warn", text + listing([size(level) for level in late])))
     for told in (summary["run"].get("open") or {}).values():
         search = told.get("search")
-        if search and search["rate"] is not None and not search["bounded"]:
-            found.append(("note", "The search ended before a rate missed the SLO"))
+        found += _search_flags(search) if search else []
+    return found
+
+
+def _search_flags(search: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    if search["rate"] is not None and not search["bounded"]:
+        found.append(("note", "The search ended before a rate missed the SLO"))
+    met = [one for one in search["tried"] if one["met"]]
+    fewest = min((one["judged"] for one in met), default=0)
+    if met and fewest * (1 - met[0]["wanted"]) < 1 - 1e-9:
+        needed = math.ceil(1 / (1 - met[0]["wanted"]) - 1e-9)
+        text = f"The search's answer rests on few requests: {fewest} at one level, where"
+        found.append(("warn", f"{text} {percent(met[0]['wanted'])} takes {needed} to tell"))
     return found
 
 
