@@ -26,7 +26,7 @@ from paceline.loadgen.schedule import schedule_digest
 from paceline.loadgen.slo import Slo, parse_slo
 from paceline.loadgen.statistics import latency_records
 from paceline.loadgen.sweep import SweepFailed
-from paceline.loadgen.timing import Record
+from paceline.loadgen.timing import Record, without_probes
 from paceline.loadgen.window import open_window, steady_window
 
 CALIBRATION_LEVEL = 90  # its prompts are those of no other level
@@ -146,6 +146,7 @@ def saturation_of(records: Sequence[Record], target: int) -> float | None:
 
     Where too few ended to count them: tokens a second over the tokens that a request asks for.
     """
+    records = without_probes(records)
     window = steady_window(records, target).window
     if window is not None and window.seconds > 0:
         ended = sum(record.ok and window.holds(record.t_end) for record in records)
@@ -166,6 +167,7 @@ def judge(records: Sequence[Record], slo: Slo) -> dict[str, Any]:
     Dropped, shed and failed requests are misses, and an over-saturated level meets nothing: it would have missed had
     it only been longer. Nor does one of which fewer than five requests can be judged.
     """
+    records = without_probes(records)
     verdict, window, _ = open_window(records)
     chosen = latency_records(records, window)
     one = goodput(chosen, window.seconds if window else None, slo)
