@@ -68,6 +68,20 @@ def test_the_time_of_a_run_is_shared_by_its_levels(tmp_path: Path) -> None:
     assert len(schedules_of(traced, 10.0)[0].times) == 10
 
 
+def test_a_workload_may_bring_its_arrivals(tmp_path: Path) -> None:
+    """Bursts come in bursts unless other arrivals are asked for; a file of requests is a trace of its own times."""
+    assert LoadOptions(workload="burst", rate=2.0).arrivals == "gamma:0.25"
+    assert LoadOptions(workload="burst", arrival="constant").arrivals == "constant"
+    assert LoadOptions(mix="burst=0.9,code=0.1").arrivals == "gamma:0.25"
+    assert LoadOptions().arrivals == "poisson" and LoadOptions(workload="burst").open_rates == ()
+    opened = parse(["--workload", "burst", "--rates", "2"]).open
+    assert opened is not None and opened.arrival == "gamma:0.25"
+    file = tmp_path / "requests.jsonl"
+    file.write_text("".join(f'{{"prompt": "a", "at": {at}}}\n' for at in (0, 0.5, 2)))
+    (own,) = schedules_of(LoadOptions(workload=str(file), arrival=f"trace:{file}"))
+    assert own.times == (0.0, 0.5, 2.0)
+
+
 def test_bench_flags() -> None:
     """Rates or arrivals make an open loop, by default of continuous batching alone and without baselines."""
     options = parse(["--rates", "4,1", "--arrival", "gamma:0.3"])

@@ -41,7 +41,7 @@ class ArrivalStream:
     def _run(self, stage: Stage) -> None:
         options = self._session.options
         given = None if None in options.open_rates else stage.rate
-        schedule = make_schedule(options.arrival, given, stage.seconds, options.seed)
+        schedule = make_schedule(options.arrivals, given, stage.seconds, options.seed)
         # The wall clock is what processes share; from here on only the steady one counts.
         start_s = self._session.now() + stage.start_wall_s - time.time()
         for number, offset in schedule.share(stage.slot, stage.slots):

@@ -105,7 +105,7 @@ class OpenBench:
         levels = len(rates) or 1
         limit_s = SLACK_S + levels * (self.plan.level_max_s + 2 * self.plan.drain_s + 2)
         own_s = sum(one.seconds for one in schedules_of(load))
-        self.runs.progress.say(f"offering requests by {load.arrival} arrivals")
+        self.runs.progress.say(f"offering requests by {load.arrivals} arrivals")
         self.runs.run(load, limit_s=max(limit_s, own_s + SLACK_S))
 
     def _search(self, saturation: float) -> None:

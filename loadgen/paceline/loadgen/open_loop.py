@@ -69,7 +69,7 @@ class OpenLoop:
 
     def run(self) -> bool:
         """Whether it came to its own end."""
-        logger.info("arrivals %s: %s", self._options.arrival, digest_of_levels(self.schedules))
+        logger.info("arrivals %s: %s", self._options.arrivals, digest_of_levels(self.schedules))
         self._await(lambda: len(self._workers) >= self._processes, READY_S)
         ceiling = float("inf")
         for place, schedule in enumerate(self.schedules):

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from paceline.loadgen.arrivals import EXAMPLES, parse_arrival
-from paceline.loadgen.options import CHECKS, LoadOptions, rate_list
+from paceline.loadgen.arrivals import parse_arrival
+from paceline.loadgen.options import CHECKS, HELP, POISSON, LoadOptions, rate_list
 from paceline.loadgen.slo import EXAMPLE
 
 AUTO = "auto"
@@ -19,7 +19,7 @@ MODES = ("continuous",)  # unless named: a rate that one mode holds would drown 
 class OpenOptions:
     """Which rates are offered, and how requests arrive."""
 
-    arrival: str = LOAD.arrival
+    arrival: str = POISSON
     rates: tuple[
         float, ...
     ] = ()  # none: those of the arrivals, of a measured saturation, or of the search
@@ -46,7 +46,7 @@ def add_open_arguments(parser: argparse.ArgumentParser) -> None:
         type=_rates,
         help="open loop: requests a second, for example 1,2,4, or auto: fractions of a measured saturation",
     )
-    add("--arrival", type=CHECKS["arrival"], help=f"how they arrive: {EXAMPLES} (default: poisson)")
+    add("--arrival", type=CHECKS["arrival"], help=HELP["arrival"])
     add(
         "--search",
         action="store_true",
@@ -71,7 +71,7 @@ def read_open(given: argparse.Namespace) -> OpenOptions | None:
     if given.rates is None and given.arrival is None and not given.search:
         return None
     made = OpenOptions(
-        arrival=given.arrival or LOAD.arrival,
+        arrival=given.arrival or LoadOptions(workload=given.workload, mix=given.mix).arrivals,
         rates=given.rates or (),
         search=given.search,
         max_outstanding=given.max_outstanding,

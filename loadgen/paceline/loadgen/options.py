@@ -12,13 +12,14 @@ from typing import Any
 
 from paceline.loadgen.access import Access
 from paceline.loadgen.arrivals import EXAMPLES, ArrivalError, parse_arrival
-from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
+from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions, parse_mix
 from paceline.loadgen.presets import NAMES
 from paceline.loadgen.slo import SloError, parse_slo
 from paceline.loadgen.wire_options import FROM_ENVIRONMENT, WIRE_CHECKS, WIRE_HELP, base_url
 from paceline.loadgen.workload import Workload, WorkloadError, make_workload
 
 DEFAULT_TARGET = "127.0.0.1:50051"
+POISSON = "poisson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class LoadOptions(MixOptions):
     out: str = ""
     label: str = "run"
     slo: str = "ttft=2000,tpot=200"
-    arrival: str = "poisson"
+    arrival: str = ""
     rate: float = 0.0
     rates: tuple[float, ...] = ()
     max_outstanding: int = 1024
@@ -91,13 +92,18 @@ class LoadOptions(MixOptions):
 
         Raises ArrivalError where the settings do not fit together.
         """
-        own = parse_arrival(self.arrival).has_own_rate
+        own = bool(self.arrival) and parse_arrival(self.arrival).has_own_rate
         given = self.rates or ((self.rate,) if self.rate else ())
         if own and given:
             raise ArrivalError(f"{self.arrival} has its own rate: leave --rate and --rates out")
         if (own or given) and self.concurrency:
             raise ArrivalError("give either --concurrency (closed loop) or a rate (open loop)")
         return (None,) if own else given
+
+    @property
+    def arrivals(self) -> str:
+        """How an open loop's requests arrive: as asked for, else as the workload is meant to."""
+        return self.arrival or _own_arrivals(self.workload, self.mix)
 
     @property
     def access(self) -> Access:
@@ -114,6 +120,14 @@ class LoadOptions(MixOptions):
     def warmup_requests(self, level: int) -> int:
         """Requests at the start of a level that are not measured: by default its opening wave."""
         return level if self.level_warmup < 0 else self.level_warmup
+
+
+@functools.cache  # a file of requests is read once
+def _own_arrivals(workload: str, mix: str) -> str:
+    try:
+        return make_workload(workload, mix=parse_mix(mix)).arrival or POISSON
+    except WorkloadError:  # whoever sends it will say so
+        return POISSON
 
 
 def concurrency_list(value: Any) -> tuple[int, ...]:
@@ -153,7 +167,7 @@ HELP = {
     **MIX_HELP,
     **WIRE_HELP,
     "slo": "what a request must meet, in ms: ttft=450,tpot=40, or a preset such as llama2-70b-interactive",
-    "arrival": f"how an open loop's requests arrive: {EXAMPLES}",
+    "arrival": f"how an open loop's requests arrive: {EXAMPLES} (default: the workload's own, else poisson)",
     "rate": "requests a second of an open loop (0: closed loop)",
     "rates": "rates of an open-loop sweep, for example 1,2,4; each is a level",
     "max_outstanding": "arrivals beyond so many in flight are dropped and counted, not sent",
@@ -226,7 +240,7 @@ def _one_rate(text: str) -> float:
 
 def _arrival(text: str) -> str:
     try:
-        parse_arrival(text)
+        parse_arrival(text or POISSON)
     except ArrivalError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-FIELDS = ("t", "time", "time_s", "timestamp", "arrival", "arrival_s", "t_int")
+FIELDS = ("t", "time", "time_s", "timestamp", "arrival", "arrival_s", "t_int", "at")
 
 
 def read_trace(path: str) -> tuple[float, ...]:
