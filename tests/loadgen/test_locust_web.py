@@ -140,7 +140,9 @@ def test_our_tab_and_page(server: ScriptedServer, free_port: int, tmp_path: Path
         refused = ui.post("/swarm", "user_count=3&spawn_rate=10&slo=ttft")
         assert not refused["success"] and "is no SLO" in refused["message"]
         assert ui.stats()["state"] == "ready"
-        assert ui.post("/swarm", "user_count=3&spawn_rate=10&slo=ttft%3D500%2Ctpot%3D50")["success"]
+        assert ui.post("/swarm", "user_count=3&spawn_rate=10&rate=0&slo=ttft%3D500%2Ctpot%3D50")[
+            "success"
+        ]
         (level,) = until_ended(ui, 20)
         assert level["level"] == "3" and float(level["ttft_p50_ms"]) >= 19.8
 

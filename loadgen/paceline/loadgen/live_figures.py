@@ -38,7 +38,7 @@ class Figures:
             self.counts["good"] += met
         if record.ok:
             self._take_latencies(record)
-        if record.dispatch_delay_s is not None:
+        if record.dispatch_delay_s is not None and not record.dropped:
             self.latencies["delay"].add(record.dispatch_delay_s)
 
     def _take_latencies(self, record: Record) -> None:

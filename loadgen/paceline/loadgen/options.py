@@ -202,6 +202,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_form(form: Mapping[str, str]) -> str | None:
     """What is wrong with a filled form, in one line that names the field; None where nothing is."""
     for name, text in form.items():
+        if name == "rate" and text in ("", "0"):
+            continue  # what a form's number field sends for its default of 0.0: a closed loop
         if name in IN_WEB_UI and name in CHECKS:
             try:
                 CHECKS[name](text)
