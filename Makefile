@@ -12,14 +12,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make bench CONCURRENCY=1,4,16 QUICK=1` becomes `paceline bench --concurrency 1,4,16 --quick`.
 BENCH_FLAGS = $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(MODES),--modes $(MODES)) \
 	$(if $(MODEL),--model $(MODEL)) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
-	$(if $(TARGET),--target $(TARGET)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED)) \
+	$(if $(TARGET),--target $(TARGET)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED)) $(if $(SLO),--slo $(SLO)) \
 	$(if $(filter-out 0,$(QUICK)),--quick)
 
+# Arrivals such as ramp:1:10 bring their own rate; all others need one.
+OWN_RATE = $(filter ramp:% steps:% trace:%,$(ARRIVAL))
+OPEN_FLAGS = $(if $(OWN_RATE),,--rates $(or $(RATES),auto)) $(if $(ARRIVAL),--arrival $(ARRIVAL))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup proto test check bench serve load format clean
+.PHONY: help setup proto test check bench bench-open bench-search bench-compare serve load format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv with everything in it
 
@@ -44,8 +48,17 @@ check: $(STAMP)  ## lint, format, types, contract, then the tests
 	$(BIN)/buf lint
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(STAMP)  ## measure all modes, write bench/<run>/report.html (CONCURRENCY= MODES= MODEL= WORKLOAD= TARGET= QUICK=1)
+bench: $(STAMP)  ## measure all modes, write bench/<run>/report.html (CONCURRENCY= MODES= MODEL= WORKLOAD= TARGET= SLO= QUICK=1)
 	$(BIN)/paceline bench $(BENCH_FLAGS) $(ARGS)
+
+bench-open: $(STAMP)  ## requests by their own schedule, each rate a level (RATES=auto|1,2,4 ARRIVAL=poisson MODES= TARGET= QUICK=1)
+	$(BIN)/paceline bench $(OPEN_FLAGS) $(BENCH_FLAGS) $(ARGS)
+
+bench-search: $(STAMP)  ## find the highest rate that meets SLO=ttft_p99=450,tpot_p99=40 (ARRIVAL=poisson MODES= TARGET= QUICK=1)
+	$(BIN)/paceline bench --search $(if $(ARRIVAL),--arrival $(ARRIVAL)) $(BENCH_FLAGS) $(ARGS)
+
+bench-compare: $(STAMP)  ## tell whether run NEW= is faster than run BASE= (GATE=1 sets the exit code)
+	$(BIN)/paceline compare $(BASE) $(NEW) $(if $(filter-out 0,$(GATE)),--gate) $(ARGS)
 
 serve: $(STAMP)  ## serve on 127.0.0.1:50051 (MODEL= and ARGS="--mode static" configure it)
 	$(BIN)/paceline serve $(if $(MODEL),--model $(MODEL)) $(ARGS)

@@ -41,6 +41,10 @@ PURE = {
         "tally",
         "waiting",
     )
+} | {f"paceline.loadgen.{name}" for name in ("histogram", "live_figures", "live_tally", "slo")}
+PURE_LOAD = {
+    f"paceline.loadgen.{name}"
+    for name in ("arrivals", "open_words", "rate_search", "saturation", "schedule", "units")
 }
 IMPURE = {"asyncio", "concurrent", "grpc", "random", "secrets", "socket", "threading", "time"}
 PROTOBUF_HOLDERS = {
@@ -55,9 +59,12 @@ PROTOBUF_HOLDERS = {
         "validation",
         "wire",
     },
-    "paceline.loadgen": {"call", "probe"},
+    "paceline.loadgen": {"grpc_wire", "probe"},
 }
-LOCUST_HOLDERS = {"entry.locustfile", "probe_stream", "run", "session", "shape", "user"}
+LOCUST_HOLDERS = {
+    *("arrival_stream", "entry.locustfile", "health", "live_run", "live_terminal", "open_loop"),
+    *("probe_stream", "run", "session", "shape", "user", "web"),
+}
 
 
 def modules() -> dict[str, Path]:
@@ -188,6 +195,13 @@ class TestArrows:
         found = reachable(name)
 
         assert tops(found) & (IMPURE | {"torch", "transformers", "google"}) == set()
+
+    @pytest.mark.parametrize("name", sorted(PURE_LOAD))
+    def test_schedules_and_searches_stay_pure(self, name: str) -> None:
+        """What the load is and what it means knows no clock, no wire, no Locust; chance only from a seed."""
+        found = tops(reachable(name))
+
+        assert found & ((IMPURE - {"random"}) | {"gevent", "locust", "torch", "google"}) == set()
 
     def test_the_engine_knows_no_wire_and_no_model(self) -> None:
         """The engine reaches neither gRPC nor torch nor the event loop."""

@@ -53,6 +53,20 @@ def open_page(page: str, folder: Path, *, script: str = "", width: int = 1280) -
     return Page(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
 
 
+def visit(url: str, folder: Path, *, patience_ms: int = 8000, width: int = 1280) -> Page:
+    """Opens a page of this machine as it is after so long of the page's own time; no other address resolves."""
+    binary = browser()
+    assert binary is not None, "callers skip where there is no browser"
+    command = [binary, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += ["--disable-background-networking"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    command += ["--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"]
+    command += [f"--virtual-time-budget={patience_ms}"]
+    command += [f"--window-size={width},1200", "--dump-dom", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    return Page(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
+
+
 class _Tables(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

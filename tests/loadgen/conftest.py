@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -81,6 +82,17 @@ def scripted_server(*options: str) -> Iterator[ScriptedServer]:
             process.terminate()
 
 
+def self_signed(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 that is its own authority, with its key, in one PEM file."""
+    certificate, key, both = folder / "certificate.pem", folder / "key.pem", folder / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext"]
+    command += ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    both.write_bytes(key.read_bytes() + certificate.read_bytes())
+    return both
+
+
 ServerFactory = Callable[..., AbstractContextManager[ScriptedServer]]
 RunLocust = Callable[..., Run]
 
@@ -127,8 +139,16 @@ def run_locust(tmp_path: Path, free_port: int) -> RunLocust:
 @pytest.fixture
 def free_port() -> int:
     """A port that was free a moment ago."""
-    import socket
+    return _free_port()
 
+
+@pytest.fixture
+def master_port() -> int:
+    """Another one, for Locust's own messages."""
+    return _free_port()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

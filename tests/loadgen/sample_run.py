@@ -20,6 +20,7 @@ def sample_data(
     workload: str = "chat",
     partial: bool = False,
     baselines: bool = True,
+    slo: list[str] | None = None,
 ) -> RunData:
     """Records, samples, baselines and phases of a run of the simulated server."""
     levels = levels or LEVELS
@@ -32,6 +33,7 @@ def sample_data(
             "seed": 7,
             "workload": workload,
             "schedule_sha256": "5f2c" * 16,
+            "slo": slo or ["llama2-70b-server", "llama2-70b-interactive"],
             "quick": False,
             "partial": partial,
             "partial_reason": "stopped by Ctrl-C" if partial else None,

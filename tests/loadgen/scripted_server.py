@@ -2,7 +2,8 @@
 
 It prints its port on the first line. Options give the default script; a prompt that is a JSON object
 ({"first_ms", "gap_ms", "per_message", "status", "skip"}) overrides it for its own request. It counts what
-it does, so that GetLoad tells a test how many streams were begun, ended and cancelled.
+it does, so that GetLoad tells a test how many streams were begun, ended and cancelled. With `--log` each stream that
+ended is a line of that file: its script's name and when each message with tokens left, by `time.perf_counter`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -35,13 +37,17 @@ class Script:
     per_message: int = 1
     status: str = ""
     skip: int = -1  # the message (of those with tokens) that is never sent
+    stall_ms: float = 0.0  # the whole server stands still for so long when this request comes
+    name: str = ""
 
 
 class Scripted(rpc.GenerationServiceServicer):
     """Answers as told, with sleeps as exact as asyncio's."""
 
-    def __init__(self, script: Script, context_tokens: int) -> None:
+    def __init__(self, script: Script, context_tokens: int, log: Path | None, token: str) -> None:
         self.script = script
+        self.log = log
+        self.token = token
         self.context_tokens = context_tokens
         self.started_s = time.monotonic()
         self.running = self.finished = self.cancelled = self.output_tokens = 0
@@ -49,6 +55,9 @@ class Scripted(rpc.GenerationServiceServicer):
     async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Context[Any, Any]
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        shown = dict(context.invocation_metadata() or ()).get("authorization")
+        if self.token and shown != f"Bearer {self.token}":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
         generation = request.generation
         script = self._script(generation.text)
         self.running += 1
@@ -69,6 +78,7 @@ class Scripted(rpc.GenerationServiceServicer):
         self, generation: pb.Generation, script: Script, context: Context[Any, Any]
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         arrived_s = time.monotonic()
+        time.sleep(script.stall_ms / 1e3)  # noqa: ASYNC251  # nobody is to be served meanwhile
         prompt_tokens = len(generation.text.split())
         header = pb.StreamHeader(request_id="r", model="scripted", prompt_tokens=prompt_tokens)
         yield pb.GenerateStreamResponse(header=header)
@@ -76,14 +86,19 @@ class Scripted(rpc.GenerationServiceServicer):
         if script.status:
             await context.abort(grpc.StatusCode[script.status], "as scripted")
         wanted, sent, place = generation.stopping.max_tokens, 0, 0
+        left_s: list[float] = []
         while sent < wanted:
             if sent:
                 await asyncio.sleep(script.gap_ms / 1e3)
             count = min(script.per_message, wanted - sent)
+            left_s.append(time.perf_counter())
             if place != script.skip:
                 yield pb.GenerateStreamResponse(num_tokens=count, offset=sent, text="word " * count)
             sent, place = sent + count, place + 1
             self.output_tokens += count
+        if self.log is not None:
+            with self.log.open("a") as log:
+                log.write(json.dumps({"name": script.name, "left_s": left_s}) + "\n")
         finish = pb.Finish(reason=pb.FINISH_REASON_MAX_TOKENS)
         yield pb.GenerateStreamResponse(offset=sent, finish=finish)  # a message without tokens
         total_ms = (time.monotonic() - arrived_s) * 1e3
@@ -158,14 +173,17 @@ class Scripted(rpc.GenerationServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only streams are scripted")
 
 
-async def serve(script: Script, context_tokens: int) -> None:
+async def serve(scripted: Scripted, pem: bytes | None) -> None:
     """Run until SIGTERM."""
     server = grpc.aio.server()
-    rpc.add_GenerationServiceServicer_to_server(Scripted(script, context_tokens), server)
+    rpc.add_GenerationServiceServicer_to_server(scripted, server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if pem is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pem, pem)]))
     await server.start()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
@@ -181,9 +199,14 @@ def main() -> None:
     parser.add_argument("--gap-ms", type=float, default=Script.gap_ms)
     parser.add_argument("--per-message", type=int, default=Script.per_message)
     parser.add_argument("--context-tokens", type=int, default=2048)
-    arguments = vars(parser.parse_args())
-    context_tokens = arguments.pop("context_tokens")
-    asyncio.run(serve(Script(**arguments), context_tokens))
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--token", default="")
+    parser.add_argument("--certificate", type=Path, help="PEM file with certificate and key: TLS")
+    given = parser.parse_args()
+    script = Script(given.first_ms, given.gap_ms, given.per_message)
+    scripted = Scripted(script, given.context_tokens, given.log, given.token)
+    pem = given.certificate and given.certificate.read_bytes()
+    asyncio.run(serve(scripted, pem))
 
 
 if __name__ == "__main__":

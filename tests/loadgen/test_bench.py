@@ -127,7 +127,7 @@ def assert_files(folder: Path, summary: dict[str, Any]) -> None:
     assert levels_table(summary).markdown() in (folder / "report.md").read_text("utf-8")
     assert "<html" in (folder / "report.html").read_text("utf-8")
     pictures = sorted(path.name for path in folder.glob("*.png"))
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     assert all((folder / name).stat().st_size > 5000 for name in pictures)
 
 

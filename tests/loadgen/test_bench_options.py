@@ -117,3 +117,13 @@ def test_bad_values_are_one_line_and_exit_code_2(
     assert printed.out == ""
     assert printed.err.startswith("paceline bench: ")
     assert printed.err.count("\n") == 1
+
+
+def test_slos_are_checked_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """Presets and own limits may be given together; without any, MLPerf's two for chat."""
+    own = parse(["--slo", "ttft_p99=450,tpot_p99=40", "--slo", "mixtral-8x7b-server"])
+    assert own.slo == ("ttft_p99=450,tpot_p99=40", "mixtral-8x7b-server")
+    assert parse([]).slo == ("llama2-70b-server", "llama2-70b-interactive")
+    with pytest.raises(SystemExit) as stop:
+        parse(["--slo", "quick"])
+    assert stop.value.code == 2 and "'quick' is no SLO" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def write_prompts(path: Path, scripts: list[dict[str, Any]], max_tokens: int) ->
     return str(path)
 
 
-def numbers(run: Run, level: int) -> list[int]:
+def numbers(run: Run, level: float) -> list[int]:
     """Request numbers sent at this level."""
     return sorted(int(r.id.rsplit("-", 1)[1]) for r in run.records if r.level == level)
 

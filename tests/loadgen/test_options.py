@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from paceline.loadgen.command import command_line
-from paceline.loadgen.options import LoadOptions, add_arguments, concurrency_list
+from paceline.loadgen.options import LoadOptions, add_arguments, check_form, concurrency_list
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,3 +95,11 @@ def test_warmup_is_the_opening_wave() -> None:
     assert LoadOptions().warmup_requests(8) == 8
     assert LoadOptions(level_warmup=3).warmup_requests(8) == 3
     assert LoadOptions(level_warmup=0).warmup_requests(8) == 0
+
+
+def test_a_form_may_leave_the_rate_at_zero() -> None:
+    """The web UI's form sends 0 for a closed loop; a negative rate and unknown arrivals name their field."""
+    assert check_form({"rate": "0", "arrival": "", "user_count": "3"}) is None
+    assert check_form({"rate": "2.5", "arrival": "gamma:0.5"}) is None
+    assert (check_form({"rate": "-1"}) or "").startswith("rate: ")
+    assert (check_form({"arrival": "poison"}) or "").startswith("arrival: ")

@@ -9,7 +9,7 @@ import pytest
 
 from loadgen.browser import Page, browser, open_page, tables_of
 from loadgen.sample_run import LEVELS, MODES, sample_summary
-from paceline.loadgen import tables
+from paceline.loadgen import tables, tables_of_measures
 from paceline.loadgen.charts import charts
 from paceline.loadgen.report_page import report_page
 from paceline.loadgen.summary import ModeRun, RunData, build_summary
@@ -54,7 +54,7 @@ def test_scripts_run_to_their_end_without_a_word_on_the_console(shown: Page) -> 
 def test_every_chart_is_drawn(shown: Page, summary: dict[str, Any]) -> None:
     """Each chart the summary has data for has its figure, and each figure its picture."""
     assert set(shown.figures) == set(charts(summary))
-    assert len(shown.figures) == 10
+    assert len(shown.figures) == 16
     for name, html in shown.figures.items():
         assert re.search(r"<svg[^>]+viewBox", html), name
         assert not re.search(r"NaN|undefined|Infinity", html), name
@@ -109,6 +109,11 @@ def test_tables_hold_the_figures_of_the_summary(shown: Page, summary: dict[str, 
         tables.padding_table,
         tables.where_table,
         tables.latency_table,
+        tables_of_measures.goodput_table,
+        tables_of_measures.fairness_table,
+        tables_of_measures.health_table,
+        tables_of_measures.speed_table,
+        tables_of_measures.fit_table,
     ):
         wanted = made(summary)
         cells = [list(wanted.headings), *(list(row.cells) for row in wanted.rows)]
@@ -144,8 +149,55 @@ def test_every_view_of_every_chart_draws(summary: dict[str, Any], tmp_path: Path
     seen = re.search(r'data-seen="([^"]*)"', page.dom)
     assert seen is not None
     counts = dict(entry.rsplit("/", 1) for entry in seen.group(1).split(";"))
-    assert len(counts) == 3 + 4 + 2
+    assert len(counts) == 3 + 4 + 2 + 4 + 4 + 4 + 3  # … timeline, curves, histograms, goodput
     assert {counts[name] for name in counts if name.startswith("fig-latency")} == {"4"}
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize("slo", ["llama2-70b-interactive", "ttft=700,tpot=30"])
+def test_the_page_counts_goodput_as_the_summary_does(
+    slo: str, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    """Preset or sliders' limits: the page's own count equals summary.json's for the same SLO."""
+    again = sample_summary(slo=[slo])
+    page = open_page(report_page(again), tmp_path)
+    live = next(
+        table for table in tables_of(page.dom) if "Goodput req/s" in table[0] and len(table[0]) == 6
+    )
+    wanted = [
+        [f"{one['good']} of {one['judged']}", f"{one['req_s']:.2f}"]
+        for level in again["levels"]
+        for one in level["goodput"]
+    ]
+    whole = [level["detail"]["every"] == 1 for level in again["levels"]]
+    assert sum(whole) > len(whole) / 2
+    for row, numbers, is_whole in zip(live[1:], wanted, whole, strict=True):
+        assert [row[2], row[4]] == numbers or not is_whole
+    assert len({row[2] for row in live[1:]}) > 3
+
+
+@needs_browser
+@pytest.mark.browser
+def test_a_slider_moves_the_goodput(summary: dict[str, Any], tmp_path: Path) -> None:
+    """The strictest TTFT leaves nothing good; no limit at all makes every ended request good."""
+    script = """
+      const move = (name, value) => {
+        const slider = document.querySelector(`#fig-goodput [data-limit="${name}"]`);
+        slider.value = value; slider.dispatchEvent(new Event("input"));
+        return [...document.querySelectorAll("#fig-goodput .live tbody tr")].map(row => row.children[3].textContent);
+      };
+      document.body.dataset.strict = move("ttft", 0).join();
+      move("tpot", 1000);
+      document.body.dataset.free = move("ttft", 1000).join();
+    """
+    page = open_page(report_page(summary), tmp_path, script=script)
+    assert page.console == []
+    strict, free = (
+        re.findall(rf'data-{name}="([^"]*)"', page.dom)[0].split(",") for name in ("strict", "free")
+    )
+    assert set(strict) == {"0 %"} and len(strict) == len(summary["levels"])
+    assert set(free) == {"100 %", "–"} and free.count("–") == 1  # one level in which nothing ended
 
 
 @needs_browser

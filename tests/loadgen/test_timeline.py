@@ -31,7 +31,8 @@ def record(name: str, send: float, queue: float, last: float, level: int = 2) ->
 def sample(t: float, **values: Any) -> dict[str, Any]:
     """A load sample; what is not given is zero."""
     names = ("steps", "real_tokens", "padded_tokens", "row_steps", "step_s", "running", "waiting")
-    zeros = dict.fromkeys((*names, "step_rows", "step_padded_rows"), 0)
+    pages = ("pages_used", "pages_total")
+    zeros = dict.fromkeys((*names, *pages, "step_rows", "step_padded_rows"), 0)
     return {"t": t, "time_s": t} | zeros | values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -142,3 +143,17 @@ def test_littles_law_of_a_steady_loop() -> None:
     assert found["in_flight"] == pytest.approx(2.0)
     assert found["rate_times_e2e"] == pytest.approx(2.0)
     assert found["ok"]
+
+
+def test_littles_law_forgives_edges_and_finds_what_is_lost() -> None:
+    """One user with few long calls is within its tolerance; a tenth of the time in failed calls is not."""
+    few = [call(i * 3.0, i * 3.0 + 3.0) for i in range(8)]
+    found = littles_law(few, Window(0.0, 20.0))
+    assert found["error"] == pytest.approx(2 / 20)
+    assert found["tolerance"] > 0.05 and found["ok"]
+    many = [call(i * 0.05, i * 0.05 + 1.0) for i in range(2000)]
+    lost = [
+        replace(one, status="UNAVAILABLE") if i % 10 == 0 else one for i, one in enumerate(many)
+    ]
+    found = littles_law(lost, Window(2.0, 92.0))
+    assert found["tolerance"] == 0.05 and not found["ok"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from paceline.loadgen.call import wire_request
+from paceline.loadgen.grpc_wire import wire_request
 from paceline.loadgen.lengths import quantile_draw
 from paceline.loadgen.prompt_file import read_prompts
 from paceline.loadgen.workload import (

@@ -44,6 +44,12 @@ SUBCOMMANDS = {
         "main",
         "all",
     ),
+    "compare": Subcommand(
+        "tell whether one bench run is faster than another",
+        "paceline.loadgen.compare_cli",
+        "main",
+        "loadgen",
+    ),
 }
 
 

@@ -10,19 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from paceline.loadgen.baseline_runs import BaselineRun, write_prompts
-from paceline.loadgen.bench_options import BenchOptions, Plan, make_plan
+from paceline.loadgen.bench_options import BenchOptions, Plan, load_options
 from paceline.loadgen.children import Child
 from paceline.loadgen.environment import environment
+from paceline.loadgen.http_probe import ServerProbe, open_probe
+from paceline.loadgen.load_run import LoadRuns
+from paceline.loadgen.open_bench import OpenBench
+from paceline.loadgen.open_plan import plan_for
 from paceline.loadgen.probe import NotServing, Probe
 from paceline.loadgen.progress import Progress
-from paceline.loadgen.recorder import read_requests
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.servers import Server, ServerFailed, start_server
 from paceline.loadgen.summary import ModeRun, RunData, build_summary
-from paceline.loadgen.sweep import Sweep, SweepFailed
+from paceline.loadgen.sweep import SweepFailed
 from paceline.loadgen.systems import BASELINES, system
 
 MIN_BASELINE_S = 20.0
+SILENT = (
+    "an OpenAI-compatible server: it does not tell queue, prefill, rows per step, padding and memory; tokens of a"
+    " message are its own count where it gives one, else an even share of the total at the end"
+)
 
 
 class Bench:
@@ -45,6 +52,8 @@ class Bench:
                 "nonce": folder.nonce,
                 "workload": options.work_name,
                 "lengths": None,
+                "slo": list(options.slo),
+                "open": None if options.open is None else {},
                 "schedule_sha256": None,
                 "quick": options.quick,
                 "partial": False,
@@ -70,16 +79,21 @@ class Bench:
         """Raises ServerFailed where the first server does not come up; else problems become notes."""
         modes = self.options.modes if not self._foreign else (self._foreign_mode(),)
         for mode in modes:
-            self.progress.plan(mode, self.options.concurrency)
+            self.progress.plan(mode, self._planned)
         if self.options.baselines:
             self.progress.plan(BASELINES[0], (1,))
             self.progress.plan(BASELINES[1], self.plan.baseline_sizes)
         for at, mode in enumerate(modes):
             spent = self.progress.elapsed_s
-            self.plan = make_plan(self.options, spent_s=spent, modes_left=len(modes) - at)
+            self.plan = plan_for(self.options, spent_s=spent, modes_left=len(modes) - at)
             self._measure_mode(mode)
         if self.options.baselines:
             self._measure_baselines()
+
+    @property
+    def _planned(self) -> tuple[float, ...]:
+        """The levels that are known before anything was measured."""
+        return self.options.concurrency if self.options.open is None else self.options.open.rates
 
     def stop_early(self, reason: str) -> None:
         """Mark the run as partial; the first reason stands."""
@@ -97,16 +111,14 @@ class Bench:
         return summary
 
     def _foreign_mode(self) -> str:
-        assert self.options.target is not None
-        with Probe(self.options.target) as probe:
+        with open_probe(self.options) as probe:
             return str(probe.server()["mode"])
 
     def _measure_mode(self, mode: str) -> None:
         run = ModeRun(mode)
         self.data.modes.append(run)
         if self._foreign:
-            assert self.options.target is not None
-            with Probe(self.options.target) as probe:
+            with open_probe(self.options) as probe:
                 self._sweep(run, probe, None)
             return
         self.progress.say(f"starting the {mode} server")
@@ -136,31 +148,37 @@ class Bench:
         self._phase(run.mode, "setup", "server starts", server.child.started_s, ready)
         self._sweep(run, probe, server)
 
-    def _sweep(self, run: ModeRun, probe: Probe, server: Server | None) -> None:
+    def _sweep(self, run: ModeRun, probe: ServerProbe, server: Server | None) -> None:
         child: Child | None = server.child if server else None
         gone: Callable[[], str | None] = server.ended if server else lambda: None
         folder = self.folder.raw / run.mode
-        sweep = Sweep(
+        runs = LoadRuns(probe, run.mode, self.folder.series, child, self.progress, gone)
+        load = load_options(
             self.options,
             self.plan,
-            probe,
-            run.mode,
-            folder,
-            series=self.folder.series,
+            target=probe.target,
+            mode=run.mode,
+            out=folder,
             nonce=self.folder.nonce,
-            server=child,
         )
         self.progress.say(f"measuring {system(run.mode).label.lower()}")
         try:
             run.server, run.model = probe.server(), probe.model()
-            sweep.run(self.progress, gone)
+            if not probe.tells_load:
+                self.data.run["notes"].append(SILENT)
+            if self.options.open is None:
+                runs.run(load, limit_s=self._limit_s)
+            else:
+                told: dict[str, Any] = {}
+                self.data.run["open"][run.mode] = told
+                OpenBench(self.options, self.plan, load, runs, told).run()
         except (SweepFailed, NotServing) as error:
             run.error = str(error)
             self.stop_early(str(error))
         finally:
-            headers, run.records = read_requests(folder)
-            run.samples = sweep.samples
-            for header in headers:
+            run.records, run.samples = runs.records, runs.samples
+            run.health = runs.health
+            for header in runs.headers:
                 self.data.run["schedule_sha256"] = header["schedule_sha256"]
                 self._take_lengths(header["lengths"])
 
@@ -177,6 +195,11 @@ class Bench:
             self.data.work = write_prompts(
                 self.options, self.plan, self._prompts, context_tokens=context
             )
+
+    @property
+    def _limit_s(self) -> float:
+        levels = len(self.options.concurrency)
+        return 60 + levels * (self.plan.level_max_s + 2 * self.plan.drain_s + 2)
 
     def _measure_baselines(self) -> None:
         self.progress.say("running the transformers baselines on the same prompts")
@@ -203,6 +226,9 @@ class Bench:
 
 def _config(options: BenchOptions, plan: Plan) -> dict[str, Any]:
     values = {**asdict(replace(options, out=Path("."))), "plan": asdict(plan)}
+    if options.open is None:
+        del values["open"]
+    values["access"].pop("api_key")
     for name in ("out", "command", "workload", "seed"):
         del values[name]
     return values

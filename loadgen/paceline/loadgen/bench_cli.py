@@ -12,9 +12,12 @@ from types import FrameType
 
 from rich.console import Console
 
+from paceline.loadgen.access import AccessError
 from paceline.loadgen.bench import Bench
-from paceline.loadgen.bench_options import BenchOptions, make_plan, parse
-from paceline.loadgen.probe import NotServing, Probe
+from paceline.loadgen.bench_options import BenchOptions, Plan, parse
+from paceline.loadgen.http_probe import open_probe
+from paceline.loadgen.open_plan import level_count, plan_for
+from paceline.loadgen.probe import NotServing
 from paceline.loadgen.progress import Progress
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.servers import ServerFailed, prepare_model
@@ -33,11 +36,11 @@ def main(argv: list[str]) -> int:
     with _terminate_as_interrupt():
         try:
             if options.target:
-                _check(options.target)
+                _check(options)
             elif code := prepare_model(options):  # before the clock of the budget starts
                 return _unprepared(code)
             folder = RunFolder(options.out, _folder_name(options))
-        except (NotServing, OSError) as error:
+        except (NotServing, AccessError, OSError) as error:
             return _complain(str(error))
         except KeyboardInterrupt:
             return _complain("stopped by Ctrl-C", INTERRUPTED)
@@ -56,18 +59,18 @@ def _unprepared(code: int) -> int:
     return BAD_USAGE
 
 
-def _check(target: str) -> None:
-    with Probe(target) as probe:
+def _check(options: BenchOptions) -> None:
+    with open_probe(options) as probe:
         probe.check()
         probe.server()
 
 
 def _run(options: BenchOptions, folder: RunFolder) -> int:
     console = Console()
-    plan = make_plan(options)
+    plan = plan_for(options)
     modes = 1 if options.target else len(options.modes)
     shown = board(console)
-    progress = Progress(plan.expected_s(modes, len(options.concurrency)), shown.show)
+    progress = Progress(_expected_s(options, plan, modes), shown.show)
     bench = Bench(options, plan, folder, progress)
     code, reason = DONE, ""
     with shown:
@@ -92,6 +95,10 @@ def _run(options: BenchOptions, folder: RunFolder) -> int:
     verdict = summary["verdicts"]
     _write(f"{table.markdown()}\n\n{verdict['headline']}\n\nReport: {folder.report}")
     return code
+
+
+def _expected_s(options: BenchOptions, plan: Plan, modes: int) -> float:
+    return options.budget_s if options.open else plan.expected_s(modes, level_count(options))
 
 
 @contextlib.contextmanager

@@ -5,17 +5,26 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
 
+from paceline.loadgen import open_options
+from paceline.loadgen.access import Access, without_secrets
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
+from paceline.loadgen.open_options import OpenOptions, add_open_arguments, read_open
 from paceline.loadgen.options import LoadOptions, concurrency_list
 from paceline.loadgen.presets import NAMES
+from paceline.loadgen.slo import DEFAULT, EXAMPLE, SloError, parse_slo
 from paceline.loadgen.systems import MODES
+from paceline.loadgen.wire_options import WIRE_HELP, is_url
 from paceline.loadgen.workload import WorkloadError, make_workload
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
 QUICK_CONCURRENCY = (1, 4, 16)
 NOTEBOOK_CONCURRENCY = (1, 2, 4, 8)
 BUDGET_S, QUICK_BUDGET_S = 540.0, 105.0
+OPEN_BUDGET_S, OPEN_QUICK_BUDGET_S = 270.0, 100.0
+SATURATION_CONCURRENCY = (32,)
 START_S = 11.0  # a server's cold start and stop
 BASELINE_SHARE = 0.26
 DRAIN_SHARE = 0.16
@@ -48,7 +57,12 @@ class BenchOptions:
     model_arguments: tuple[str, ...] = ()  # for the server and the baselines alike
     serve_arguments: tuple[str, ...] = ()
     command: str = "paceline bench"
+    slo: tuple[str, ...] = DEFAULT  # what goodput is counted under
+    open: OpenOptions | None = None  # None: a closed loop
     mix: MixOptions = field(default_factory=MixOptions)
+    access: Access = field(default_factory=Access)
+    model_name: str = ""
+    chat: bool = False
 
     @property
     def work_name(self) -> str:
@@ -127,6 +141,13 @@ def load_options(
     return LoadOptions(
         **asdict(options.mix),
         target=target,
+        protocol="openai" if is_url(target) else "grpc",
+        model_name=options.model_name,
+        chat=options.chat,
+        tls=options.access.tls,
+        ca=options.access.ca,
+        token_file=options.access.token_file,
+        api_key=options.access.api_key,
         workload=options.workload,
         seed=options.seed,
         concurrency=options.concurrency,
@@ -145,20 +166,31 @@ def load_options(
 
 def parse(argv: list[str]) -> BenchOptions:
     """The settings of a command line. A bad value ends the process with one line and exit code 2."""
-    given = _parser().parse_args(argv)
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        opened = read_open(given)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
     quick = given.quick
     notebook = given.workload == "notebook"
-    usual = NOTEBOOK_CONCURRENCY if notebook else QUICK_CONCURRENCY if quick else CONCURRENCY
+    usual: tuple[int, ...] = QUICK_CONCURRENCY if quick else CONCURRENCY
+    if notebook:
+        usual = NOTEBOOK_CONCURRENCY
+    budget_s = QUICK_BUDGET_S if quick else BUDGET_S
+    if opened:
+        usual = SATURATION_CONCURRENCY
+        budget_s = OPEN_QUICK_BUDGET_S if quick else OPEN_BUDGET_S
     return BenchOptions(
         concurrency=tuple(sorted(set(given.concurrency or usual))),
-        modes=given.modes,
+        modes=given.modes or (open_options.MODES if opened else MODES),
         workload=given.workload,
         target=given.target,
         quick=quick,
         out=Path(given.out),
         seed=given.seed,
-        baselines=not given.no_baselines and (given.baselines or not given.target),
-        budget_s=given.budget_s or (QUICK_BUDGET_S if quick else BUDGET_S),
+        baselines=not opened and not given.no_baselines and (given.baselines or not given.target),
+        budget_s=given.budget_s or budget_s,
         model_arguments=tuple(
             part
             for name in MODEL_FLAGS
@@ -166,15 +198,20 @@ def parse(argv: list[str]) -> BenchOptions:
             for part in (f"--{name}", value)
         ),
         serve_arguments=tuple(given.serve_arg),
-        command=" ".join(["paceline", "bench", *argv]),
+        command=" ".join(["paceline", "bench", *without_secrets(argv)]),
+        access=Access(given.tls, given.ca, given.token_file, given.api_key),
+        model_name=given.model_name,
+        chat=given.chat,
         mix=MixOptions.from_namespace(given),
+        slo=tuple(dict.fromkeys(given.slo)) or DEFAULT,
+        open=opened,
     )
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]  # it does not return either way
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"paceline bench: {message}\n")
 
 
@@ -182,7 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="paceline bench", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--concurrency", type=concurrency_list, help="requests in flight, for example 1,4,16")
-    add("--modes", type=_modes, default=MODES, help=f"some of {','.join(MODES)}")
+    add("--modes", type=_modes, help=f"some of {','.join(MODES)} (open loop: continuous alone)")
+    add_open_arguments(parser)
     for name, text in MODEL_FLAGS.items():
         add(f"--{name}", help=text)
     add(
@@ -194,7 +232,15 @@ def _parser() -> argparse.ArgumentParser:
     for name, check in MIX_CHECKS.items():
         default = getattr(MixOptions(), name)
         add(f"--{name.replace('_', '-')}", type=check, default=default, help=MIX_HELP[name])
-    add("--target", type=_target, help="measure this running server, host:port, and nothing else")
+    add(
+        "--target",
+        type=_target,
+        help="measure this running server and nothing else: host:port, or http://… with OpenAI's protocol",
+    )
+    for name in ("model-name", "ca", "token-file", "api-key"):
+        add(f"--{name}", default="", help=WIRE_HELP[name.replace("-", "_")])
+    for name in ("tls", "chat"):
+        add(f"--{name}", action="store_true", help=WIRE_HELP[name])
     add("--quick", action="store_true", help="a rough answer in under two minutes")
     add("--out", default="bench", help="folder for the runs (default: bench)")
     add("--seed", type=int, default=0, help="seed of prompts and lengths")
@@ -203,6 +249,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-baselines", action="store_true", help="leave the transformers baselines out")
     add("--budget-s", type=_seconds, help="seconds the whole run may take")
+    add(
+        "--slo",
+        type=_slo,
+        action="append",
+        default=[],
+        help=f"what goodput is counted under: {EXAMPLE} or a preset; may be given again",
+    )
     add(
         "--serve-arg",
         action="append",
@@ -231,10 +284,29 @@ def _workload(text: str) -> str:
     return text
 
 
+def _slo(text: str) -> str:
+    try:
+        return parse_slo(text).name
+    except SloError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _target(text: str) -> str:
+    if is_url(text):
+        return _url(text)
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is not host:port")
+    return text
+
+
+def _url(text: str) -> str:
+    try:
+        host, _port = urlsplit(text).hostname, urlsplit(text).port
+    except ValueError:
+        host = None
+    if not host:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL like http://host:8000/v1")
     return text
 
 

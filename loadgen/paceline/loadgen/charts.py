@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from paceline.loadgen import charts_of_time
+from paceline.loadgen import charts_of_requests, charts_of_time
 from paceline.loadgen.bounds import at_least, is_bound
 from paceline.loadgen.charts_of_time import Chart, Summary, legend
 from paceline.loadgen.systems import SYSTEMS, system
 from paceline.loadgen.tables import batch_lines, median
+from paceline.loadgen.units import is_open, measured, size, size_words, unit
 from paceline.loadgen.verdicts import level_at, levels_of, modes_of, tokens_per_second
 from paceline.loadgen.wording import milliseconds, percent, rate, seconds, upper
 
@@ -33,6 +34,12 @@ def charts(summary: Summary) -> dict[str, Chart]:
         "fig-lanes": charts_of_time.lanes(summary),
         "fig-where": charts_of_time.where(summary),
         "fig-gantt": charts_of_time.gantt(summary),
+        "fig-timeline": charts_of_time.timeline(summary),
+        "fig-goodput": charts_of_requests.goodput(summary),
+        "fig-cdf": charts_of_requests.cumulative(summary),
+        "fig-histogram": charts_of_requests.histogram(summary),
+        "fig-prompt": charts_of_requests.prompt_scatter(summary),
+        "fig-output": charts_of_requests.output_scatter(summary),
     }
     return {key: chart for key, chart in made.items() if chart is not None}
 
@@ -51,7 +58,7 @@ def level_tip(level: Mapping[str, Any]) -> str:
     spread = level["latency"]
     return "\n".join(
         (
-            f"{level['target']['value']} in flight",
+            size_words(level),
             f"{rate(tokens_per_second(level))} output tok/s",
             f"TTFT {median(level, 'ttft_ms')}",
             f"TPOT {median(level, 'tpot_ms')}",
@@ -82,14 +89,14 @@ def headline(summary: Summary) -> Chart | None:
 def _against_latency(summary: Summary, mode: str, metric: str) -> list[dict[str, Any]]:
     return [
         _point(
-            level["latency"][metric]["median"],
+            level["latency"][measured(level, metric)]["median"],
             level["throughput"]["output_tok_s"],
-            str(level["target"]["value"]),
+            size(level),
             level_tip(level),
             hollow=is_bound(level, metric),
         )
         for level in levels_of(summary, mode)
-        if level["latency"][metric]["median"]
+        if level["latency"][measured(level, metric)]["median"]
     ]
 
 
@@ -107,7 +114,7 @@ def _batch_series(
 def _batch_tip(line: Mapping[str, Any]) -> str:
     return "\n".join(
         (
-            f"{line['size']} at once",
+            f"{line['size']:g}{line['unit']}",
             f"{rate(line['output_tok_s'])} output tok/s",
             f"{seconds(line['total_time_s'])} for the same work",
             f"{at_least(milliseconds(line['latency_ms']), line['bound'])} mean latency",
@@ -123,8 +130,12 @@ def by_size(summary: Summary, field: str, label: str, form: str) -> Chart | None
         return _point(line["size"], line[field], "", _batch_tip(line)) if line[field] else None
 
     series = _batch_series(summary, point)
-    x = {"label": "batch size / requests in flight", "scale": "levels", "format": "count"}
+    x = {"label": _size_label(summary), "scale": "levels", "format": "count"}
     return _xy(series, x, {"label": label, "scale": "linear", "format": form})
+
+
+def _size_label(summary: Summary) -> str:
+    return unit(summary) if is_open(summary) else "batch size / requests in flight"
 
 
 def scatter(summary: Summary) -> Chart | None:
@@ -133,7 +144,7 @@ def scatter(summary: Summary) -> Chart | None:
     def point(line: dict[str, Any]) -> dict[str, Any] | None:
         if not line["latency_ms"] or not line["output_tok_s"]:
             return None
-        label = str(line["size"])
+        label = f"{line['size']:g}"
         return _point(
             line["latency_ms"], line["output_tok_s"], label, _batch_tip(line), hollow=line["bound"]
         )
@@ -160,7 +171,7 @@ def latency(summary: Summary) -> Chart | None:
             for mode in modes_of(summary)
             if (points := _bands(summary, mode, metric))
         ]
-        x = {"label": "requests in flight", "scale": "levels", "format": "count"}
+        x = {"label": unit(summary), "scale": "levels", "format": "count"}
         y = {
             "label": f"{label.removeprefix('median ')} (log scale)",
             "scale": "log",
@@ -176,12 +187,12 @@ def latency(summary: Summary) -> Chart | None:
 def _bands(summary: Summary, mode: str, metric: str) -> list[dict[str, Any]]:
     points = []
     for level in levels_of(summary, mode):
-        spread = level["latency"][metric]
+        spread = level["latency"][measured(level, metric)]
         if not spread["median"]:
             continue
         name, high = upper(spread)
         bound = is_bound(level, metric)
-        tip = f"{level['target']['value']} in flight\nmedian {median(level, metric)}"
+        tip = f"{size_words(level)}\nmedian {median(level, metric)}"
         tip += f"\n{name} {at_least(milliseconds(high), bound)}\nn = {spread['n']:,}"
         point = _point(level["target"]["value"], spread["median"], "", tip, hollow=bound)
         points.append(point | {"lo": spread["median"], "hi": max(high or 0.0, spread["median"])})
@@ -195,8 +206,8 @@ def padding(summary: Summary) -> Chart | None:
     for mode in modes_of(summary):
         level = level_at(summary, mode, reference)
         waste = level["server"].get("padding_waste") if level else None
-        if waste is not None:
-            tip = f"{reference} in flight\n{percent(waste)} of computed tokens were padding"
+        if level is not None and waste is not None:
+            tip = f"{size_words(level)}\n{percent(waste)} of computed tokens were padding"
             rows.append(_waste_row(mode, system(mode).label, waste, tip))
     batched = [
         p for p in summary["baselines"] if p["padding_waste"] is not None and p["batch_size"] > 1

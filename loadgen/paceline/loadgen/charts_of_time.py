@@ -7,6 +7,7 @@ from typing import Any
 
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import time_parts
+from paceline.loadgen.units import size, size_words
 from paceline.loadgen.verdicts import levels_of, modes_of
 from paceline.loadgen.wording import milliseconds, percent, seconds
 
@@ -48,6 +49,23 @@ def occupancy(summary: Summary) -> Chart | None:
     if not panels:
         return None
     return {"kind": "occupancy", "panels": panels, "legend": legend([p["key"] for p in panels])}
+
+
+def timeline(summary: Summary) -> Chart | None:
+    """One mode a view: TTFT dots and tokens/s of the client over requests, rows, padding and KV use of the server."""
+    views = []
+    for mode in modes_of(summary):
+        line = summary["timeline"].get(mode)
+        if line is None:
+            continue
+        names = ("t_s", "rows", "padded_rows", "running", "waiting", "kv_share", "rate_t_s")
+        columns = {name: line[name] for name in (*names, "client_tok_s", "levels", "ttft")}
+        views.append(
+            {"name": system(mode).short, "key": mode, "label": system(mode).label} | columns
+        )
+    hero = summary["verdicts"]["hero"]
+    views.sort(key=lambda view: view["key"] != hero)
+    return {"kind": "timeline", "views": views} if views else None
 
 
 def lanes(summary: Summary) -> Chart | None:
@@ -98,13 +116,12 @@ def _where_rows(
     for mode, level, parts in entries:
         total = sum(parts.values()) or 1.0
         lines = [f"{PARTS[key]}: {milliseconds(value)}" for key, value in parts.items()]
-        size = level["target"]["value"]
         rows.append(
             {
                 "key": mode,
                 "group": mode,
-                "label": f"{system(mode).short} {size}",
-                "title": f"{system(mode).label}, {size} in flight",
+                "label": f"{system(mode).short} {size(level)}",
+                "title": f"{system(mode).label}, {size_words(level)}",
                 "parts": [
                     {"key": key, "value": value / total if shares else value}
                     for key, value in parts.items()

@@ -24,8 +24,8 @@ def command_line(
     Without levels give `users` and `run_time_s`: plain closed loop. The exit code is 0 even where
     requests failed (the records say which); anything else means that the run itself broke.
     """
-    if bool(options.concurrency) == (users is not None):
-        raise ValueError("give either options.concurrency or users")
+    if bool(options.concurrency or options.open_rates) == (users is not None):
+        raise ValueError("give either options.concurrency, a rate or users")
     command = [sys.executable, "-m", "locust", "-f", str(ENTRY), "--headless", "--only-summary"]
     command += ["--exit-code-on-error", "0", "--loglevel", loglevel]
     if users is not None:

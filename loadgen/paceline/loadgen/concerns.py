@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from paceline.loadgen.open_words import answers as answers_in_words
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import level_tail, median
+from paceline.loadgen.units import is_open
 from paceline.loadgen.verdicts import WORDS, equal_lengths, level_at, levels_of, tokens_per_second
 from paceline.loadgen.wording import listing, number, percent, rate, ratio
 
@@ -24,6 +26,10 @@ class Concern:
 
 def concerns(summary: Summary) -> tuple[Concern, ...]:
     """The five concerns in the order people meet them. An answer without data says so."""
+    hero = summary["verdicts"]["hero"]
+    if is_open(summary) and hero:
+        told = answers_in_words(summary, hero, levels_of(summary, hero))
+        return tuple(Concern(title, answer) for title, answer in told)
     missing = "This run has no figures for it."
     answers = (
         ("Which batch size is best?", _best_size(summary)),

@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
-TAIL = 10  # a percentile is stated only if at least so many values lie above it
+QUANTILES = {
+    "p10": 0.1,
+    "p50": 0.5,
+    "p75": 0.75,
+    "p90": 0.9,
+    "p95": 0.95,
+    "p99": 0.99,
+    "p99.9": 0.999,
+}
+TAIL = 10  # a percentile is stated only if at least so many values lie beyond it
 BOOTSTRAPS = 1000
 
 
 def percentile(values: Sequence[float] | Floats, q: float) -> float | None:
-    """The exact q-quantile, linear between neighbours; None where n(1-q) < 10."""
-    if len(values) * (1.0 - q) < TAIL - 1e-9:
+    """The exact q-quantile, linear between neighbours; None where fewer than ten values lie beyond it."""
+    if len(values) * min(q, 1.0 - q) < TAIL - 1e-9:
         return None
     return float(np.quantile(values, q))
 

@@ -10,8 +10,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from paceline.loadgen import charts
+from paceline.loadgen import charts, charts_of_requests
 from paceline.loadgen.systems import system
+from paceline.loadgen.units import unit
 from paceline.loadgen.wording import milliseconds
 
 Summary = Mapping[str, Any]
@@ -114,7 +115,7 @@ def _scale_x(axes: Any, chart: Mapping[str, Any]) -> None:
     if scale == "levels":
         axes.set_xscale("log", base=2)
         sizes = sorted({point["x"] for one in chart["series"] for point in one["points"]})
-        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
     elif scale == "log":
         axes.set_xscale("log")
@@ -130,7 +131,7 @@ def _headline(summary: Summary) -> Figure | None:
     chart = charts.headline(summary)
     if chart is None:
         return None
-    return _lines(chart["views"][0], "Throughput against latency; numbers: requests in flight")
+    return _lines(chart["views"][0], f"Throughput against latency; numbers: {unit(summary)}")
 
 
 def _by_size(field: str, label: str, form: str, title: str) -> Callable[[Summary], Figure | None]:
@@ -148,6 +149,11 @@ def _scatter(summary: Summary) -> Figure | None:
         if chart
         else None
     )
+
+
+def _goodput(summary: Summary) -> Figure | None:
+    chart = charts_of_requests.goodput_curve(summary)
+    return _lines(chart, "Goodput against load; numbers: share that met the SLO") if chart else None
 
 
 def _padding(summary: Summary) -> Figure | None:
@@ -208,6 +214,7 @@ FIGURES: dict[str, Callable[[Summary], Figure | None]] = {
         "total_time_s", "seconds for the same work", "s", "Total time against batch size"
     ),
     "latency_throughput": _scatter,
+    "goodput": _goodput,
     "padding_waste": _padding,
     "occupancy": _occupancy,
 }

@@ -8,6 +8,7 @@ from typing import Any
 from paceline.loadgen.bounds import at_least, is_bound
 from paceline.loadgen.systems import system
 from paceline.loadgen.tables import Row, Table, tail
+from paceline.loadgen.units import heading, size
 from paceline.loadgen.verdicts import levels_of, modes_of
 from paceline.loadgen.wording import milliseconds
 
@@ -18,9 +19,19 @@ def kinds_table(summary: Mapping[str, Any]) -> Table:
     for mode in modes_of(summary):
         for level in levels_of(summary, mode):
             for at, kind in enumerate(level.get("kinds", ())):
-                place = (system(mode).label, str(level["target"]["value"]))
+                place = (system(mode).label, size(level))
                 rows.append(Row(mode, (*place, *_cells(kind)), at == 0))
-    headings = ("Mode", "In flight", "Kind", "Sent", "OK", "Failed", "Missed", "Cancelled", "Cut")
+    headings = (
+        "Mode",
+        heading(summary),
+        "Kind",
+        "Sent",
+        "OK",
+        "Failed",
+        "Missed",
+        "Cancelled",
+        "Cut",
+    )
     latencies = ("TTFT p50", "TTFT tail", "TPOT p50", "TPOT tail", "E2E p50")
     return Table((*headings, *latencies), tuple(rows))
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
+from paceline.loadgen.access import Access
+from paceline.loadgen.arrivals import EXAMPLES, ArrivalError, parse_arrival
+from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions, parse_mix
 from paceline.loadgen.presets import NAMES
+from paceline.loadgen.slo import SloError, parse_slo
+from paceline.loadgen.wire_options import FROM_ENVIRONMENT, WIRE_CHECKS, WIRE_HELP, base_url
 from paceline.loadgen.workload import Workload, WorkloadError, make_workload
 
 DEFAULT_TARGET = "127.0.0.1:50051"
+POISSON = "poisson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,13 @@ class LoadOptions(MixOptions):
     """What to send where, and how a sweep goes through its levels. Times are seconds."""
 
     target: str = ""
+    protocol: str = "grpc"
+    model_name: str = ""
+    chat: bool = False
+    tls: bool = False
+    ca: str = ""
+    token_file: str = ""
+    api_key: str = ""
     workload: str = "chat"
     seed: int = 0
     concurrency: tuple[int, ...] = ()
@@ -35,20 +48,30 @@ class LoadOptions(MixOptions):
     channels: int = 2
     out: str = ""
     label: str = "run"
+    slo: str = "ttft=2000,tpot=200"
+    arrival: str = ""
+    rate: float = 0.0
+    rates: tuple[float, ...] = ()
+    max_outstanding: int = 1024
+    over_saturation: str = "stop"
+    first_level: int = 0
 
     @classmethod
     def from_namespace(cls, namespace: argparse.Namespace) -> LoadOptions:
         """The settings Locust parsed (or sent from its master)."""
         values = {f.name: getattr(namespace, f.name) for f in fields(cls)}
         values["concurrency"] = concurrency_list(values["concurrency"])
+        values["rates"] = rate_list(values["rates"])
         return cls(**values)
 
     def to_arguments(self) -> list[str]:
-        """The command-line arguments that give these settings; defaults are left out."""
+        """The command-line arguments that give these settings; defaults and secrets are left out."""
         arguments: list[str] = []
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if value != setting.default:
+            if value is True:
+                arguments.append(f"--{setting.name.replace('_', '-')}")
+            elif value != setting.default and setting.name not in FROM_ENVIRONMENT:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 arguments += [f"--{setting.name.replace('_', '-')}", text]
         return arguments
@@ -63,14 +86,48 @@ class LoadOptions(MixOptions):
             context_tokens=context_tokens,
         )
 
+    @property
+    def open_rates(self) -> tuple[float | None, ...]:
+        """Rates of an open loop's levels; (None,) where the arrivals bring their own, () in a closed loop.
+
+        Raises ArrivalError where the settings do not fit together.
+        """
+        own = bool(self.arrival) and parse_arrival(self.arrival).has_own_rate
+        given = self.rates or ((self.rate,) if self.rate else ())
+        if own and given:
+            raise ArrivalError(f"{self.arrival} has its own rate: leave --rate and --rates out")
+        if (own or given) and self.concurrency:
+            raise ArrivalError("give either --concurrency (closed loop) or a rate (open loop)")
+        return (None,) if own else given
+
+    @property
+    def arrivals(self) -> str:
+        """How an open loop's requests arrive: as asked for, else as the workload is meant to."""
+        return self.arrival or _own_arrivals(self.workload, self.mix)
+
+    @property
+    def access(self) -> Access:
+        """Encryption and token of the connection."""
+        return Access(self.tls, self.ca, self.token_file, self.api_key)
+
     def address(self, host: str | None) -> str:
-        """Where to send: `target`, else Locust's host (a scheme before it is dropped)."""
+        """Where to send: `target`, else Locust's host. gRPC has no scheme, OpenAI's protocol a whole base URL."""
         chosen = self.target or host or DEFAULT_TARGET
+        if self.protocol == "openai":
+            return base_url(chosen)
         return chosen.split("://")[-1].rstrip("/")
 
     def warmup_requests(self, level: int) -> int:
         """Requests at the start of a level that are not measured: by default its opening wave."""
         return level if self.level_warmup < 0 else self.level_warmup
+
+
+@functools.cache  # a file of requests is read once
+def _own_arrivals(workload: str, mix: str) -> str:
+    try:
+        return make_workload(workload, mix=parse_mix(mix)).arrival or POISSON
+    except WorkloadError:  # whoever sends it will say so
+        return POISSON
 
 
 def concurrency_list(value: Any) -> tuple[int, ...]:
@@ -83,6 +140,12 @@ def concurrency_list(value: Any) -> tuple[int, ...]:
     if any(level < 1 for level in levels):
         raise argparse.ArgumentTypeError(f"{value!r}: every level must be at least 1")
     return levels
+
+
+def rate_list(value: Any) -> tuple[float, ...]:
+    """`0.5,1,2` (or a list of numbers) as a tuple of positive numbers. ArgumentTypeError otherwise."""
+    parts = value.split(",") if isinstance(value, str) else value or ()
+    return tuple(dict.fromkeys(_rate(str(part)) for part in parts if str(part).strip()))
 
 
 HELP = {
@@ -102,21 +165,51 @@ HELP = {
     "out": "new folder for requests.<worker>.jsonl, one line per generation",
     "label": "name of the run in the records, for example the server's batching mode",
     **MIX_HELP,
+    **WIRE_HELP,
+    "slo": "what a request must meet, in ms: ttft=450,tpot=40, or a preset such as llama2-70b-interactive",
+    "arrival": f"how an open loop's requests arrive: {EXAMPLES} (default: the workload's own, else poisson)",
+    "rate": "requests a second of an open loop (0: closed loop)",
+    "rates": "rates of an open-loop sweep, for example 1,2,4; each is a level",
+    "max_outstanding": "arrivals beyond so many in flight are dropped and counted, not sent",
+    "over_saturation": "after a rate that the server did not keep up with: stop, or continue with higher ones",
+    "first_level": "number of the first level, which tells its prompts from those of other runs",
 }
-IN_WEB_UI = ("workload", "seed", "max_tokens_scale")
+# Settings that the web UI's form offers, of whichever module adds them to the parser.
+IN_WEB_UI = ("workload", "arrival", "rate", "slo", "seed", "max_tokens_scale")
+LISTS: dict[str, Callable[[str], list[Any]]] = {
+    "concurrency": lambda text: list(concurrency_list(text)),
+    "rates": lambda text: list(rate_list(text)),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the settings to Locust's parser; a bad value ends the command with one line and code 2."""
     for setting in fields(LoadOptions):
         extra: dict[str, Any] = {"include_in_web_ui": setting.name in IN_WEB_UI}
-        if setting.name == "concurrency":
-            extra |= {"type": lambda text: list(concurrency_list(text)), "default": []}
+        if setting.name in LISTS:
+            extra |= {"type": LISTS[setting.name], "default": []}
+        elif isinstance(setting.default, bool):
+            extra |= {"action": "store_true", "default": setting.default}
         else:
             kind = CHECKS.get(setting.name, type(setting.default))
             extra |= {"type": kind, "default": setting.default}
         flag = setting.name.replace("_", "-")
-        parser.add_argument(f"--{flag}", help=HELP[setting.name], metavar=f"<{flag}>", **extra)
+        if "action" not in extra:
+            extra["metavar"] = f"<{flag}>"
+        parser.add_argument(f"--{flag}", help=HELP[setting.name], **extra)
+
+
+def check_form(form: Mapping[str, str]) -> str | None:
+    """What is wrong with a filled form, in one line that names the field; None where nothing is."""
+    for name, text in form.items():
+        if name == "rate" and text in ("", "0"):
+            continue  # what a form's number field sends for its default of 0.0: a closed loop
+        if name in IN_WEB_UI and name in CHECKS:
+            try:
+                CHECKS[name](text)
+            except argparse.ArgumentTypeError as error:
+                return f"{name.replace('_', ' ')}: {error}"
+    return None
 
 
 def _at_least(kind: type[int] | type[float], low: float) -> Callable[[str], float]:
@@ -132,6 +225,38 @@ def _at_least(kind: type[int] | type[float], low: float) -> Callable[[str], floa
     return check
 
 
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate above 0 requests a second")
+    return value
+
+
+def _one_rate(text: str) -> float:
+    """0 is what the form of the web UI sends for a closed loop; nobody types it."""
+    return 0.0 if text == "0.0" else _rate(text)
+
+
+def _arrival(text: str) -> str:
+    try:
+        parse_arrival(text or POISSON)
+    except ArrivalError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _choice(*names: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither {' nor '.join(names)}")
+        return text
+
+    return check
+
+
 def _workload(text: str) -> str:
     try:
         make_workload(text)
@@ -140,6 +265,14 @@ def _workload(text: str) -> str:
     return text
 
 
+def _slo(text: str) -> str:
+    try:
+        return parse_slo(text).name if text else ""
+    except SloError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+@functools.cache  # Locust parses its command line again for every page: by then a run's own records are there
 def _new_folder(text: str) -> str:
     if text and any(Path(text).glob("requests.*.jsonl")):
         raise argparse.ArgumentTypeError(f"{text!r} holds the records of an earlier run")
@@ -148,7 +281,9 @@ def _new_folder(text: str) -> str:
 
 CHECKS: dict[str, Callable[[str], Any]] = {
     **MIX_CHECKS,
+    **WIRE_CHECKS,
     "workload": _workload,
+    "slo": _slo,
     "out": _new_folder,
     "level_min_s": _at_least(float, 0),
     "level_max_s": _at_least(float, 0.1),
@@ -159,4 +294,9 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "nonce": _at_least(int, -1),
     "request_timeout_s": _at_least(float, 0.001),
     "channels": _at_least(int, 1),
+    "arrival": _arrival,
+    "rate": _one_rate,
+    "max_outstanding": _at_least(int, 1),
+    "over_saturation": _choice("stop", "continue"),
+    "first_level": _at_least(int, 0),
 }

@@ -12,7 +12,10 @@ SHED = "RESOURCE_EXHAUSTED"
 
 
 def outcome(record: Record) -> str:
-    """`cut` by the end of the run, `cancelled_by_plan`, `missed_deadline`, `ok`, `shed` or `failed`."""
+    """`cut` by the end of the run, `cancelled_by_plan`, `missed_deadline`, `ok`, `shed`, `failed`,
+    or `dropped`, as it was never sent."""
+    if record.dropped:
+        return "dropped"
     if record.cut:
         return "cut"
     if record.cancelled_by_plan:

@@ -10,6 +10,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.client import Client, PacelineError
+from paceline.loadgen.access import Access
+from paceline.loadgen.grpc_wire import open_channel
 from paceline.loadgen.series import Sample
 
 PROBE_S = 2.0
@@ -22,16 +24,29 @@ class NotServing(Exception):
 class Probe:
     """A connection to one server, for questions only. Every question has a deadline of two seconds."""
 
-    def __init__(self, target: str) -> None:
+    tells_load = True
+
+    def __init__(self, target: str, access: Access | None = None) -> None:
+        access = access or Access()
         self.target = target
-        self._channel = grpc.insecure_channel(target)
+        self._metadata = access.metadata()
+        self._channel = open_channel(target, access)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-        self._client = Client(target, attempts=1, timeout_s=PROBE_S)
+        self._client = Client(
+            target,
+            attempts=1,
+            timeout_s=PROBE_S,
+            tls=access.secure,
+            ca=access.ca or None,
+            token=access.token() or None,
+        )
 
     def check(self) -> None:
         """Raises NotServing unless the server's health is SERVING."""
         try:
-            answer = self._health.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_S)
+            answer = self._health.Check(
+                health_pb2.HealthCheckRequest(), timeout=PROBE_S, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise NotServing(f"{self.target}: no server answers ({error.code().name})") from error
         if answer.status != health_pb2.HealthCheckResponse.SERVING:

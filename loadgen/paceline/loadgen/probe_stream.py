@@ -41,7 +41,7 @@ class ProbeStream:
 
     def _run(self, rate: float) -> None:
         while True:
-            if not self._session.wait_for_turn(GATE_S) or self._session.stage.slot:
+            if not self._session.wait_until_open(GATE_S) or self._session.stage.slot:
                 gevent.sleep(GATE_S)
             else:
                 self._send_level(rate)

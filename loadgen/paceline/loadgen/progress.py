@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Cell:
-    """One level's state and latest figures. Times are seconds."""
+    """One level's state and latest figures. Times are seconds; a closed loop has no delay."""
 
     state: str = "waiting"
     ttft_s: float | None = None
     tpot_s: float | None = None
     in_flight: int | None = None
     tok_s: float | None = None
+    ttft_p99_s: float | None = None
+    shed: int | None = None
+    delay_p99_s: float | None = None
+    unit: str = "at once"  # what its level is counted in
 
 
 @dataclass(slots=True)
@@ -24,16 +28,16 @@ class Progress:
 
     expected_s: float
     changed: Callable[[Progress], None] = lambda _progress: None
-    cells: dict[tuple[str, int], Cell] = field(default_factory=dict)
+    cells: dict[tuple[str, float], Cell] = field(default_factory=dict)
     message: str = ""
     started_s: float = field(default_factory=time.perf_counter)
 
-    def plan(self, system: str, sizes: tuple[int, ...]) -> None:
+    def plan(self, system: str, sizes: tuple[float, ...]) -> None:
         """Announce what will run."""
         for size in sizes:
             self.cells[system, size] = Cell()
 
-    def set(self, system: str, size: int, cell: Cell) -> None:
+    def set(self, system: str, size: float, cell: Cell) -> None:
         """A level's new state."""
         self.cells[system, size] = cell
         self.changed(self)

@@ -7,7 +7,13 @@ from typing import Any
 
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.kind_table import kinds_table
-from paceline.loadgen.tables import batch_table, levels_table, short_table
+from paceline.loadgen.tables import batch_table, levels_table, short_table, where_table
+from paceline.loadgen.tables_of_measures import (
+    fairness_table,
+    goodput_table,
+    health_table,
+    speed_table,
+)
 
 Summary = Mapping[str, Any]
 
@@ -24,8 +30,14 @@ def markdown_report(summary: Summary) -> str:
             batch_table(summary).markdown(),
         ]
     parts += ["## In practice", *(f"**{one.title}** {one.answer}" for one in concerns(summary))]
+    parts += ["## Goodput", goodput_table(summary).markdown()]
+    if (fairness := fairness_table(summary)).rows:
+        parts += ["## Fairness", fairness.markdown()]
     if (kinds := kinds_table(summary)).rows:
         parts += ["## By kind of request", kinds.markdown()]
+    parts += ["## What one reader sees", speed_table(summary).markdown()]
+    parts += ["## Where time goes", where_table(summary).markdown()]
+    parts += ["## The load generator's health", health_table(summary).markdown()]
     parts += ["## All figures per level", levels_table(summary).markdown()]
     parts += ["## How it was run", f"```\n{run['command']}\n```", _facts(summary)]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -11,13 +11,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from paceline.loadgen import tables
+from paceline.loadgen import open_words, tables, tables_of_measures
 from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
 from paceline.loadgen.kind_table import kinds_table
 from paceline.loadgen.systems import SYSTEMS, system
-from paceline.loadgen.verdicts import modes_of
+from paceline.loadgen.units import at_words, is_open, unit
+from paceline.loadgen.verdicts import levels_of, modes_of
 from paceline.loadgen.wording import percent, rate, ratio
 
 Summary = Mapping[str, Any]
@@ -25,39 +26,52 @@ Summary = Mapping[str, Any]
 
 def report_page(summary: Summary) -> str:
     """The whole page as HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
+    drawn = charts(summary)
+    page = (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            summary=summary,
+            run=summary["run"],
+            verdict=summary["verdicts"],
+            cards=cards(summary),
+            charts=drawn,
+            charts_json=Markup(embedded(drawn)),
+            tables=_tables(summary),
+            concerns=concerns(summary),
+            rungs=[one for one in SYSTEMS if one.is_mode],
+            at_reference=at_reference(summary),
+            unit=unit(summary),
+            open_loop=is_open(summary),
+            sampled=sampled(summary),
+            padding_story=padding_story(summary),
+            definitions=DEFINITIONS,
+            symbols=SYMBOLS,
+            facts=facts(summary),
+            styles=Markup(template("report.css")),
+            scripts=Markup(template("charts.js") + template("measures.js") + template("report.js")),
+        )
+    )
+    return page
+
+
+def page_environment() -> jinja2.Environment:
+    """How this package's pages are made: what comes from outside stays text, a missing name is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(template),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = charts(summary)
-    page = environment.get_template("report.html").render(
-        summary=summary,
-        run=summary["run"],
-        verdict=summary["verdicts"],
-        cards=cards(summary),
-        charts=drawn,
-        charts_json=Markup(_embedded(drawn)),
-        tables=_tables(summary),
-        concerns=concerns(summary),
-        rungs=[one for one in SYSTEMS if one.is_mode],
-        padding_story=padding_story(summary),
-        definitions=DEFINITIONS,
-        symbols=SYMBOLS,
-        facts=facts(summary),
-        styles=Markup(_template("report.css")),
-        scripts=Markup(_template("charts.js") + _template("report.js")),
-    )
-    return page
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """A template's text."""
     return (files("paceline.loadgen") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _embedded(value: Any) -> str:
+def embedded(value: Any) -> str:
     """JSON that may stand inside a script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
@@ -73,6 +87,16 @@ def _tables(summary: Summary) -> dict[str, tables.Table]:
         "latency": tables.latency_table(summary),
         "kinds": kinds_table(summary),
         "phases": tables.phases_table(summary),
+        "goodput": tables_of_measures.goodput_table(summary),
+        "fairness": tables_of_measures.fairness_table(summary),
+        "health": tables_of_measures.health_table(summary),
+        "fairness_here": tables_of_measures.at_reference(
+            tables_of_measures.fairness_table(summary), summary
+        ),
+        "spread_here": tables_of_measures.at_reference(tables.latency_table(summary), summary),
+        "timeline": tables_of_measures.timeline_table(summary),
+        "speed": tables_of_measures.speed_table(summary),
+        "fit": tables_of_measures.fit_table(summary),
     }
 
 
@@ -84,7 +108,7 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         {
             "key": mode,
             "figure": ratio(value),
-            "what": f"the throughput of {system(mode).label.lower()}, at {reference} in flight",
+            "what": f"the throughput of {system(mode).label.lower()}, at {at_words(summary, reference)}",
         }
         for mode, value in verdict["ratios"].items()
     ]
@@ -92,10 +116,27 @@ def cards(summary: Summary) -> list[dict[str, str]]:
         size = f" (best: {one['batch_size']})" if one["batch_size"] > 1 else ""
         what = f"the throughput of {system(name).label}{size}, peak to peak"
         made.append({"key": name, "figure": ratio(one["ratio"]), "what": what})
+    if is_open(summary) and (hero := verdict["hero"]):
+        told = open_words.cards(summary, hero, levels_of(summary, hero))
+        made += [{"key": hero, "figure": figure, "what": what} for figure, what in told]
     if peak := verdict["peak"]:
-        what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {peak['concurrency']} in flight"
+        what = f"tokens/s at the peak: {system(peak['mode']).label.lower()}, {at_words(summary, peak['concurrency'])}"
         made.append({"key": peak["mode"], "figure": rate(peak["output_tok_s"]), "what": what})
     return made
+
+
+def at_reference(summary: Summary) -> str:
+    """Where figures of single requests are taken, for their titles."""
+    size = summary["verdicts"]["reference_concurrency"]
+    return f", at {at_words(summary, size)}" if size else ""
+
+
+def sampled(summary: Summary) -> str:
+    """Says how many requests the page holds, where it does not hold all."""
+    thinned = [one["detail"]["every"] for one in summary["levels"] if one["detail"]["every"] > 1]
+    if not thinned:
+        return "All requests of the steady windows are shown."
+    return f"Of levels with many requests the page holds evenly spaced ones, down to one in {max(thinned)}."
 
 
 def padding_story(summary: Summary) -> str:

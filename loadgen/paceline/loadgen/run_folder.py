@@ -108,7 +108,7 @@ def write_levels(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"mode": level["mode"], "concurrency": level["target"]["value"]}
+    row: dict[str, Any] = {"mode": level["mode"], level["target"]["kind"]: level["target"]["value"]}
     row["achieved_concurrency"] = level["achieved"]["concurrency"]
     row["steady"] = level["stable"]["verdict"] == "steady"
     row |= {name: level["counts"][name] for name in COUNTS}
@@ -117,7 +117,12 @@ def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
     for metric in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):
         for name in ("n", "mean", "median", "p90", "p95", "p99", "max"):
             row[f"{metric}_{name}"] = level["latency"][metric][name]
+    for metric in ("ttft_sched_ms", "e2e_sched_ms"):
+        row |= {f"{metric}_{name}": level["latency"][metric][name] for name in ("median", "p99")}
+    for one in level["goodput"]:
+        row |= {f"{one['slo']} {name}": one[name] for name in ("attainment", "req_s", "tok_s")}
     row["lower_bounds"] = " ".join(level["lower_bounds"])
     for name in ("batch_mean", "padding_waste", "kv_pages_peak", "preemptions", "busy_share"):
         row[name] = level["server"].get(name)
+    row |= {name: level["client"][name] for name in ("dropped", "late", "dispatch_degraded")}
     return row | {"client_cpu_pct": level["client"]["cpu_pct"]}

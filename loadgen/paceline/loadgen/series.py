@@ -106,8 +106,8 @@ def server_figures(samples: Sequence[Sample]) -> dict[str, float | None]:
         "padding_waste": padding_waste(samples),
         "kv_pages_peak": pages,
         "kv_pages_total": samples[-1]["pages_total"] if samples else None,
-        "preemptions": growth(samples, "preemptions"),
-        "steps": growth(samples, "steps"),
+        "preemptions": growth(samples, "preemptions") if samples else None,
+        "steps": growth(samples, "steps") if samples else None,
         "busy_share": busy_share(samples),
         "waiting_max": max((sample["waiting"] for sample in samples), default=None),
     }

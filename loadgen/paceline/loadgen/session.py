@@ -15,19 +15,27 @@ import gevent
 import grpc
 from gevent.event import Event
 
-from paceline.loadgen.call import Call, Channels
+from paceline.loadgen.access import without_secrets
+from paceline.loadgen.call import Call
+from paceline.loadgen.health import HealthSampler
+from paceline.loadgen.live_figures import level_name
+from paceline.loadgen.live_tally import Tally
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.probe_prompts import probe_prompt
 from paceline.loadgen.prompt import Prompt
 from paceline.loadgen.recorder import Recorder
+from paceline.loadgen.slo import parse_slo
 from paceline.loadgen.stage import Progress, Stage
 from paceline.loadgen.timing import PROBE_KIND
+from paceline.loadgen.wire import Wire
+from paceline.loadgen.wiring import make_wire
 from paceline.loadgen.workload import NONCES, Workload, make_workload, schedule_sha256
 
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 3.0
 CLOSE_S = 2.0  # for cut calls to end
+LATE_S = 0.01  # a send so long after its time counts as late
 
 
 class Failure(Exception):
@@ -40,35 +48,44 @@ class Session:
     def __init__(self, worker: int, clock: Any = time.perf_counter) -> None:
         self.worker = worker
         self.options = LoadOptions()
+        self.tally: Tally | None = None  # where somebody looks at the run while it goes on
         self._clock = clock
         self._workload: Workload = make_workload(self.options.workload)
         self._nonce = 0
         self._context_tokens = 0  # of the served model; 0: unknown
-        self._channels: Channels | None = None
+        self._wire: Wire | None = None
         self._recorder: Recorder | None = None
+        self._health: HealthSampler | None = None
         self._stage = Stage()
         self._gate = Event()
         self._flying: set[Call] = set()
-        self._sent = self._begun = self._ended = 0
+        self._opened = Event()
+        self._sent = self._begun = self._ended = self._dropped = self._late = 0
+        self._tokens = 0  # of calls that ended
         self._seen_failures: set[str] = set()
 
     def begin(self, options: LoadOptions, host: str | None, stage: Stage) -> None:
-        """Get ready for a run. Raises WorkloadError, FileExistsError."""
+        """Get ready for a run. Raises WorkloadError, SloError, AccessError, FileExistsError."""
         self._nonce = options.nonce if options.nonce >= 0 else secrets.randbelow(NONCES)
         self.options = options
         target = options.address(host)
-        if self._channels is None or self._channels.target != target:
-            self._close_channels()
-            self._channels = Channels(target, options.channels)
-            if trouble := self._channels.connect(CONNECT_S):
+        if self._wire is None or self._wire.target != target:
+            self._close_wire()
+            self._wire = make_wire(options, host)
+            if trouble := self._wire.connect(CONNECT_S):
                 logger.warning("is a server running at %s? %s", target, trouble)
-            self._context_tokens = 0 if trouble else self._channels.context_tokens(CONNECT_S)
+            self._context_tokens = 0 if trouble else self._wire.context_tokens(CONNECT_S)
         self._workload = options.make_workload(self._nonce, self._context_tokens)
         if options.out and self._recorder is None:
             self._recorder = Recorder(Path(options.out), self.worker, clock=self._clock)
             self._recorder.write_header(self._header())
+            self._health = HealthSampler(Path(options.out), self.worker, clock=self._clock)
+            self._health.start()
         self._seen_failures.clear()
-        self._sent = self._begun = self._ended = 0
+        self._sent = self._begun = self._ended = self._dropped = self._late = 0
+        self._tokens = 0
+        if self.tally is not None:
+            self.tally.begin(parse_slo(options.slo) if options.slo else None, self._clock())
         logger.info("%s: %s", self._workload.name, self._workload.notes)
         self.enter(stage)
 
@@ -76,7 +93,8 @@ class Session:
         return {
             "worker": self.worker,
             "mode": self.options.label,
-            "command": sys.argv,
+            "command": without_secrets(sys.argv),
+            "protocol": self.options.protocol,
             "seed": self.options.seed,
             "nonce": self._nonce,
             "workload": self._workload.name,
@@ -96,12 +114,16 @@ class Session:
     def enter(self, stage: Stage) -> None:
         """Go to a stage: a new index counts its requests from 0, `cut` ends what is in flight."""
         if stage.index != self._stage.index:
-            self._sent = self._begun = self._ended = 0
+            self._sent = self._begun = self._ended = self._dropped = self._late = 0
         self._stage = stage
-        if stage.open:
+        if stage.open and stage.rate is None:  # an open loop's arrivals need no users
             self._gate.set()
         else:
             self._gate.clear()
+        if stage.open:
+            self._opened.set()
+        else:
+            self._opened.clear()
         if stage.cut:
             self._cut_flying()
 
@@ -111,12 +133,22 @@ class Session:
 
     def progress(self) -> Progress:
         return Progress(
-            self._stage.index, self._sent, self._ended, len(self._flying), self._stage.open
+            self._stage.index,
+            self._sent,
+            self._ended,
+            len(self._flying),
+            self._stage.open,
+            self._dropped,
+            self._late,
         )
 
     def wait_for_turn(self, timeout_s: float) -> bool:
         """Wait until users may send, or the time is over."""
         return bool(self._gate.wait(timeout_s))
+
+    def wait_until_open(self, timeout_s: float) -> bool:
+        """Wait until a level is open, whoever sends its load, or the time is over."""
+        return bool(self._opened.wait(timeout_s))
 
     def generate(self, before: Call | None = None) -> Call:
         """Send this process's next request and read its answer. The call is recorded whatever happens.
@@ -135,7 +167,9 @@ class Session:
         stage = self._stage
         phase = "warmup" if self._sent * stage.slots < stage.warmup else "measure"
         prompt = probe_prompt(number, stage.index, self._nonce)
-        return self._send(Call(prompt, stage.index, stage.level, phase, self._clock, t_int=t_int))
+        call = Call(prompt, stage.index, stage.level, phase, self._clock, t_int=t_int)
+        call.rate = stage.rate
+        return self._send(call)
 
     def _prompt(self, before: Call | None) -> Prompt:
         if before is not None and before.index == self._stage.index and before.status == "OK":
@@ -146,11 +180,42 @@ class Session:
         self._begun += 1
         return self._workload.prompt(number, self._stage.index)
 
+    def arrive(self, number: int, t_int: float) -> Call:
+        """Send arrival `number` of an open loop, which was meant for `t_int`, and read its answer."""
+        self._sent += 1
+        call = self._send(self._arrival(number, t_int))
+        self._late += call.t_send - t_int > LATE_S
+        return call
+
+    def drop(self, number: int, t_int: float) -> None:
+        """Record an arrival that is not sent, as too many are outstanding."""
+        call = self._arrival(number, t_int)
+        call.drop()
+        self._dropped += 1
+        self._keep(call)
+
+    def _arrival(self, number: int, t_int: float) -> Call:
+        stage = self._stage
+        phase = "warmup" if number < stage.warmup else "measure"
+        prompt = self._workload.prompt(number, stage.index)
+        call = Call(prompt, stage.index, stage.level, phase, self._clock)
+        call.t_int, call.rate = t_int, stage.rate
+        return call
+
+    @property
+    def outstanding(self) -> int:
+        """Requests of this process in flight."""
+        return len(self._flying)
+
+    def now(self) -> float:
+        """The clock of every time stamp, in seconds."""
+        return float(self._clock())
+
     def _send(self, call: Call) -> Call:
-        assert self._channels is not None, "begin() comes first"
+        assert self._wire is not None, "begin() comes first"
         self._flying.add(call)
         try:
-            call.run(self._channels.stub(), self.options.request_timeout_s)
+            call.run(self._wire, self.options.request_timeout_s)
         finally:
             self._flying.discard(call)
             self._keep(call)
@@ -160,16 +225,34 @@ class Session:
         counts = call.phase == "measure" and call.ended and call.prompt.kind != PROBE_KIND
         if call.index == self._stage.index and counts:
             self._ended += 1
-        if self._recorder is not None:
-            self._recorder.add(call.record(mode=self.options.label, worker=self.worker))
+        self._tokens += call.tokens
+        if self._recorder is not None or self.tally is not None:
+            record = call.record(mode=self.options.label, worker=self.worker)
+            if self._recorder is not None:
+                self._recorder.add(record)
+            if self.tally is not None:
+                self.tally.take(record)
         if call.failed and call.status not in self._seen_failures:
             self._seen_failures.add(call.status)
-            target = self._channels.target if self._channels else ""
+            target = self._wire.target if self._wire else ""
             logger.warning("first %s from %s: %s", call.status, target, call.details)
+
+    def tick(self) -> None:
+        """End a second of the live figures: what arrived until now, of calls in flight too."""
+        if self.tally is not None:
+            stage = self._stage
+            self.tally.tick(
+                self._clock(),
+                in_flight=len(self._flying),
+                tokens=self._tokens + sum(call.tokens for call in self._flying),
+                level=level_name(stage.level, stage.rate),
+            )
 
     @property
     def name(self) -> str:
         """The row of Locust's tables that a request counts in now."""
+        if self._stage.rate is not None:
+            return f"{self._workload.name}/{self._stage.rate:g} per s"
         if self.options.concurrency:
             return f"{self._workload.name}/{self._stage.level}"
         return self._workload.name
@@ -187,9 +270,11 @@ class Session:
                 gevent.sleep(0.01)
         if self._recorder is not None:
             self._recorder.close()
-        self._close_channels()
+        if self._health is not None:
+            self._health.stop()
+        self._close_wire()
 
-    def _close_channels(self) -> None:
-        if self._channels is not None:
-            self._channels.close()
-            self._channels = None
+    def _close_wire(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None

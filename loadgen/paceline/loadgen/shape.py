@@ -42,7 +42,25 @@ class LevelShape(LoadTestShape):
         self._options = options
         self._clock = clock
         self._level_clock: LevelClock | None = None
+        self._index = 0
+        self._phase = "ramp"
         self._steps = self._sweep()
+
+    @property
+    def phase(self) -> str:
+        """Of the level that runs: ramp, warm-up, steady, drain; done when all are."""
+        clock = self._level_clock
+        if self._phase == "steady" and clock is not None and not clock.measuring:
+            return "warm-up"
+        return self._phase
+
+    def left_s(self) -> float:
+        """Seconds that the rest takes at most, drains left out."""
+        rest = len(self._options.concurrency) - self._index - (self._phase != "ramp")
+        clock, longest = self._level_clock, self._options.level_max_s
+        spent = self._clock() - clock.opened_s if clock is not None else 0.0
+        running = max(0.0, longest - spent) if self._phase == "steady" else 0.0
+        return max(0, rest) * longest + running
 
     def tick(self) -> tuple[int, float] | None:
         """(users, users a second) of the next level; None when all are done."""
@@ -51,6 +69,7 @@ class LevelShape(LoadTestShape):
     def restart(self) -> None:
         """Begin with the first level again at the next tick."""
         self._level_clock = None
+        self._index, self._phase = 0, "ramp"
         self._steps = self._sweep()
 
     def take_progress(self, worker: str, message: dict[str, Any]) -> None:
@@ -59,13 +78,16 @@ class LevelShape(LoadTestShape):
             self._level_clock.take(worker, Progress(**message), self._clock())
 
     def _sweep(self) -> Iterator[tuple[int, float]]:
-        for index, level in enumerate(self._options.concurrency):
+        for place, level in enumerate(self._options.concurrency):
+            self._index, self._phase = place, "ramp"
+            logger.info("level %d: ramp", level)
             yield (
                 level,
                 SPAWN_RATE,
             )  # Locust starts (or stops) users; they wait for the level to open
             self._await_users(level)
-            self._run_level(index, level)
+            self._run_level(self._options.first_level + place, level)
+        self._phase = "done"
 
     def _await_users(self, level: int) -> None:
         until = self._clock() + USERS_WAIT_S
@@ -80,8 +102,11 @@ class LevelShape(LoadTestShape):
         stage = Stage(index=index, level=level, open=True, warmup=warmup)
         clock = self._level_clock = LevelClock(self._options, index, level, self._clock())
         logger.info("level %d: open", level)
+        self._phase = "steady"
         workers = self._announce(stage)
         self._wait(clock.enough)
+        self._phase = "drain"
+        logger.info("level %d: drain", level)
         clock.close(self._clock())
         self._announce(replace(stage, open=False))
         self._wait(lambda now_s: clock.drained(workers) or clock.overdue(now_s))

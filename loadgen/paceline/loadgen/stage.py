@@ -23,6 +23,13 @@ class Stage:
     slot: int = 0  # this worker sends requests slot, slot + slots, slot + 2 slots, …
     slots: int = 1
     warmup: int = 0  # requests with a smaller number are warm-up
+    rate: float | None = (
+        None  # requests a second of an open loop; None: the users keep a closed one
+    )
+    seconds: float = 0.0  # length of an open loop's schedule
+    start_wall_s: float = (
+        0.0  # `time.time()` of its first moment, which every machine's clock can tell
+    )
 
     def to_message(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,6 +44,8 @@ class Progress:
     ended: int = 0
     flying: int = 0
     open: bool = False  # its users may send: it has not heard of the close yet
+    dropped: int = 0  # arrivals that were not sent
+    late: int = 0  # sends later than LATE_S after their time
 
     def to_message(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,6 +71,11 @@ class LevelClock:
         sent = sum(p.sent for p in self._workers.values())
         if self._measuring_s is None and sent > self.options.warmup_requests(self.level):
             self._measuring_s = now_s
+
+    @property
+    def measuring(self) -> bool:
+        """The warm-up's requests are all sent."""
+        return self._measuring_s is not None
 
     def enough(self, now_s: float) -> bool:
         """Both minima are reached, or the longest time is over."""

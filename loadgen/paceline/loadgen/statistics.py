@@ -1,4 +1,4 @@
-"""The summary of one closed-loop level, as `summary.json` holds it. Pure: no clock, seeded."""
+"""The summary of one level, as `summary.json` holds it. Pure: no clock, seeded."""
 
 from __future__ import annotations
 
@@ -8,27 +8,46 @@ from typing import Any
 
 from paceline.loadgen.bounds import lower_bounds
 from paceline.loadgen.by_kind import by_kind
+from paceline.loadgen.detail import detail
 from paceline.loadgen.distribution import distribution
+from paceline.loadgen.fairness import fairness
+from paceline.loadgen.goodput import goodput
 from paceline.loadgen.outcomes import outcome_counts
-from paceline.loadgen.timing import PROBE_KIND, Record
+from paceline.loadgen.slo import DEFAULT, PRESETS, Slo
+from paceline.loadgen.timing import Record, without_probes
 from paceline.loadgen.window import (
     Window,
     in_flight_steps,
     littles_law,
+    open_window,
     steady_window,
     throughput,
 )
 
+LATE_MS, LATE_SHARE = 10.0, 0.01
+DEFAULT_SLOS = tuple(PRESETS[name] for name in DEFAULT)
 
-def group_levels(records: Iterable[Record]) -> dict[int, list[Record]]:
-    """The records of each target concurrency, levels in the order in which they were run."""
-    levels: dict[int, list[Record]] = {}
+
+def target_of(record: Record) -> float:
+    """What its level is known by: requests a second in an open loop, else requests in flight."""
+    return record.level if record.rate is None else record.rate
+
+
+def group_levels(records: Iterable[Record]) -> dict[float, list[Record]]:
+    """The records of each target, levels in the order in which they were run."""
+    levels: dict[float, list[Record]] = {}
     for record in sorted(records, key=lambda r: r.t_send):
-        levels.setdefault(record.level, []).append(record)
+        levels.setdefault(target_of(record), []).append(record)
     return levels
 
 
-def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) -> dict[str, Any]:
+def summarise_level(
+    records: Sequence[Record],
+    target: float,
+    *,
+    seed: int = 0,
+    slos: Sequence[Slo] = DEFAULT_SLOS,
+) -> dict[str, Any]:
     """The level object of the summary. Keys carry the unit; moments are `perf_counter` seconds.
 
     Latencies are of requests sent in the steady window after warm-up. Tokens count where they
@@ -37,25 +56,37 @@ def summarise_level(records: Sequence[Record], target: int, *, seed: int = 0) ->
     TPOT and E2E only those that ended by themselves. `lower_bounds` names the latencies for which
     too many were cut. Probes beside the load count in no figure but their own, in `kinds`.
     """
-    everything, records = records, [r for r in records if r.kind != PROBE_KIND]
-    verdict, window, reason = steady_window(records, target)
-    chosen = _latency_records(records, window)
+    everything, load = records, without_probes(records)
+    records = [record for record in load if not record.dropped]
+    scheduled = any(record.rate is not None for record in records)
+    verdict, window, reason = (
+        open_window(records) if scheduled else steady_window(records, int(target))
+    )
+    chosen = latency_records(records, window)
+    seconds = window.seconds if window else None
+    judged = latency_records(load, window)
+    sent = [record for record in everything if not record.dropped]
     return {
-        "target": {"kind": "concurrency", "value": target},
+        "target": {"kind": "rate" if scheduled else "concurrency", "value": target},
         "achieved": _achieved(records, window),
         "phases": _phases(records, window),
         "stable": {"verdict": verdict, "reason": reason},
         "counts": _counts(records, chosen),
-        "kinds": by_kind(everything, _latency_records(everything, window), seed=seed),
+        "kinds": by_kind(sent, latency_records(sent, window), seed=seed),
         "throughput": throughput(records, window, seed=seed) if window else None,
         "latency": _latency(chosen, seed),
         "lower_bounds": lower_bounds(chosen),
+        "goodput": [goodput(judged, seconds, slo) for slo in slos],
+        "fairness": fairness([record for record in chosen if record.ok]),
         "server": _server(chosen, seed),
+        "client": _dispatch(chosen, seed) | _unkept(load),
         "integrity": _integrity(records),
+        "detail": detail(chosen, seconds),
     }
 
 
-def _latency_records(records: Sequence[Record], window: Window | None) -> list[Record]:
+def latency_records(records: Sequence[Record], window: Window | None) -> list[Record]:
+    """The requests behind a level's latencies: sent in its window, after warm-up."""
     if window is None:
         return []
     return [r for r in records if r.measured and window.start_s <= r.t_send <= window.end_s]
@@ -104,6 +135,27 @@ def _latency(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
         "e2e_ms": distribution((r.e2e_s for r in ended), scale=1e3, seed=seed),
         "norm_ms_per_tok": distribution((r.normalised_s for r in ended), scale=1e3, seed=seed),
         "interactivity_tok_s": distribution((r.interactivity for r in ended), seed=seed),
+        "ttft_sched_ms": distribution((r.ttft_scheduled_s for r in seen), scale=1e3, seed=seed),
+        "e2e_sched_ms": distribution((r.e2e_scheduled_s for r in ended), scale=1e3, seed=seed),
+    }
+
+
+def _dispatch(chosen: Sequence[Record], seed: int) -> dict[str, Any]:
+    """How late an open loop's sends were; degraded if p99 > max(10 ms, 1 % of the median TTFT)."""
+    late = distribution((r.dispatch_delay_s for r in chosen), scale=1e3, seed=seed)
+    ttft = distribution((r.ttft_s for r in chosen), scale=1e3, seed=seed)["median"]
+    worst = late["p99"] if late["p99"] is not None else late["max"]
+    degraded = None if worst is None else worst > max(LATE_MS, LATE_SHARE * (ttft or 0.0))
+    return {"dispatch_ms": late, "dispatch_degraded": degraded}
+
+
+def _unkept(records: Sequence[Record]) -> dict[str, Any]:
+    """Where the schedule was not kept: arrivals that were not sent, and sends later than 10 ms after their time."""
+    delays = [r.dispatch_delay_s for r in records if not r.dropped]
+    return {
+        "arrivals": sum(r.t_int is not None for r in records),
+        "dropped": sum(r.dropped for r in records),
+        "late": sum(delay is not None and delay * 1e3 > LATE_MS for delay in delays),
     }
 
 

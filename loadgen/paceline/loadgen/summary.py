@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from paceline.loadgen.client_health import client_figures, limit_of
 from paceline.loadgen.series import Sample, between, server_figures
+from paceline.loadgen.slo import DEFAULT, parse_slo
 from paceline.loadgen.statistics import group_levels, summarise_level
 from paceline.loadgen.timeline import lanes, level_spans, occupancy
 from paceline.loadgen.timing import Record
 from paceline.loadgen.verdicts import verdicts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LANE_LEVEL = 8
 
 
@@ -29,6 +31,7 @@ class ModeRun:
     model: dict[str, Any] = field(default_factory=dict)
     memory_peak_mib: float | None = None
     error: str | None = None
+    health: list[Sample] = field(default_factory=list)  # of the load generator
 
 
 @dataclass(slots=True)
@@ -81,7 +84,12 @@ def _fingerprint(data: RunData) -> dict[str, Any]:
         "workload": data.run.get("workload"),
         "schedule_sha256": data.run.get("schedule_sha256"),
         "seed": data.run.get("seed"),
-    }
+    } | _arrivals(data)
+
+
+def _arrivals(data: RunData) -> dict[str, Any]:
+    opened = [one for one in (data.run.get("open") or {}).values() if one]
+    return {"arrival": opened[0]["arrival"]} if opened else {}
 
 
 def _system(mode: ModeRun) -> dict[str, Any]:
@@ -100,13 +108,15 @@ def _system(mode: ModeRun) -> dict[str, Any]:
 
 def _levels(mode: ModeRun, data: RunData) -> list[dict[str, Any]]:
     made = []
+    slos = [parse_slo(text) for text in data.run.get("slo") or DEFAULT]
     grouped = group_levels(mode.records)
     for target, records in grouped.items():
-        level = summarise_level(records, target, seed=data.run.get("seed") or 0)
+        level = summarise_level(records, target, seed=data.run.get("seed") or 0, slos=slos)
         window = level["phases"].get("window")
         inside = between(mode.samples, window["start_s"], window["end_s"]) if window else []
         level["server"] |= server_figures(inside)
-        level["client"] = _client(inside)
+        level["client"] |= _client(mode, window, inside)
+        level["limit"] = limit_of(level["server"], level["client"])
         level["phases"] = {
             name: {edge: moment - data.started for edge, moment in span.items()}
             for name, span in level["phases"].items()
@@ -117,12 +127,16 @@ def _levels(mode: ModeRun, data: RunData) -> list[dict[str, Any]]:
     return made
 
 
-def _client(samples: Sequence[Sample]) -> dict[str, Any]:
-    """CPU the load generator used, per cent of one core, where the bench could see its process."""
-    seen = [
-        sample["client_cpu_pct"] for sample in samples if sample.get("client_cpu_pct") is not None
-    ]
-    return {"cpu_pct": sum(seen) / len(seen) if seen else None}
+def _client(
+    mode: ModeRun, window: Mapping[str, float] | None, samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """How the load generator fared in the window; where it did not say, its CPU as the bench saw it from outside."""
+    own = between(mode.health, window["start_s"], window["end_s"]) if window else []
+    figures = client_figures(own)
+    seen = [s["client_cpu_pct"] for s in samples if s.get("client_cpu_pct") is not None]
+    if figures["cpu_pct"] is None and seen:
+        figures["cpu_pct"] = sum(seen) / len(seen)
+    return figures
 
 
 def _baselines(data: RunData) -> list[dict[str, Any]]:
@@ -168,6 +182,8 @@ def _timelines(data: RunData) -> dict[str, Any]:
 
 def _lanes(modes: Sequence[ModeRun]) -> dict[str, Any]:
     """Every mode at one level that all of them ran: the largest of at most eight rows, so that rows stay visible."""
+    if any(record.rate is not None for mode in modes for record in mode.records):
+        return {}  # an open loop keeps no number of rows
     per_mode = [{record.level for record in mode.records} for mode in modes if mode.records]
     shared = set.intersection(*per_mode) if per_mode else set()
     several = sorted(level for level in shared if level > 1)
@@ -182,8 +198,8 @@ def _level_phases(data: RunData) -> list[dict[str, Any]]:
         {
             "lane": mode.mode,
             "kind": "level",
-            "label": f"{level} in flight",
-            "short": str(level),
+            "label": f"{level:g} per second" if data.run.get("open") else f"{level:g} in flight",
+            "short": f"{level:g}",
             "start_s": begin - data.started,
             "end_s": end - data.started,
         }

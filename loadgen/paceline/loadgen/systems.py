@@ -65,7 +65,15 @@ SYSTEMS = (
 )
 MODES = tuple(system.key for system in SYSTEMS if system.is_mode)
 BASELINES = tuple(system.key for system in SYSTEMS if not system.is_mode)
-_BY_KEY = {system.key: system for system in SYSTEMS}
+_BY_KEY = {system.key: system for system in SYSTEMS} | {
+    "openai": System(
+        "openai",
+        "OpenAI-compatible server",
+        "OpenAI",
+        True,
+        "Another server, asked over HTTP. How it batches is its own affair and not known here.",
+    )
+}
 
 
 def system(key: str) -> System:

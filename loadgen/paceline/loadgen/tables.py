@@ -8,6 +8,7 @@ from typing import Any
 
 from paceline.loadgen.bounds import at_least, is_bound
 from paceline.loadgen.systems import SYSTEMS, system
+from paceline.loadgen.units import by_rate, heading, is_open, measured, size
 from paceline.loadgen.verdicts import (
     level_at,
     levels_of,
@@ -57,25 +58,28 @@ def levels_table(summary: Summary) -> Table:
     for mode in modes_of(summary):
         for at, level in enumerate(levels_of(summary, mode)):
             rows.append(Row(mode, (system(mode).label, *_level_cells(summary, level)), at == 0))
-    headings: tuple[str, ...] = ("Mode", "In flight", "Achieved", "Requests", "Output tok/s")
+    headings: tuple[str, ...] = ("Mode", heading(summary), "In flight on average")
+    headings += ("Requests", "Output tok/s")
     headings += ("vs sequential",)
     headings += ("TTFT p50", "TTFT tail", "TPOT p50", "TPOT tail", "ITL p99", "E2E p50", "E2E tail")
     headings += ("Rows per step", "Padding", "KV peak", "Server busy", "Steady", "Failed", "Cut")
     headings += ("Cached",)
+    if is_open(summary):
+        headings += ("Dropped", "Late")
     return _with_ends(Table(headings, tuple(rows)), summary)
 
 
 def _with_ends(table: Table, summary: Summary) -> Table:
     """With columns for missed deadlines and planned cancels, where there are any."""
     levels = [level for mode in modes_of(summary) for level in levels_of(summary, mode)]
-    for key, heading in (("missed_deadline", "Missed"), ("cancelled_by_plan", "Cancelled")):
+    for key, name in (("missed_deadline", "Missed"), ("cancelled_by_plan", "Cancelled")):
         counts = [level["counts"][key] for level in levels]
         if any(counts):
             rows = tuple(
                 Row(row.key, (*row.cells, str(count)), row.first)
                 for row, count in zip(table.rows, counts, strict=True)
             )
-            table = Table((*table.headings, heading), rows)
+            table = Table((*table.headings, name), rows)
     return table
 
 
@@ -85,7 +89,7 @@ def _level_cells(summary: Summary, level: Mapping[str, Any]) -> tuple[str, ...]:
     base = tokens_per_second(level_at(summary, "sequential", level["target"]["value"]))
     total = server.get("kv_pages_total")
     return (
-        str(level["target"]["value"]),
+        size(level),
         number(level["achieved"]["concurrency"], 1),
         str(counts["ok"]),
         rate(value),
@@ -105,7 +109,16 @@ def _level_cells(summary: Summary, level: Mapping[str, Any]) -> tuple[str, ...]:
         str(counts["failed"] + counts["shed"]),
         str(counts["cut"]),
         percent(cached_share(level)),
+        *_unkept(level),
     )
+
+
+def _unkept(level: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of an open loop: arrivals that were not sent, and those sent late, with a mark where that degrades the level."""
+    if not by_rate(level):
+        return ()
+    client = level["client"]
+    return str(client["dropped"]), f"{client['late']}{' !' if client['dispatch_degraded'] else ''}"
 
 
 def cached_share(level: Mapping[str, Any]) -> float | None:
@@ -123,12 +136,14 @@ def _steady(level: Mapping[str, Any]) -> str:
 
 def median(level: Mapping[str, Any], metric: str) -> str:
     """A median of a level, marked where it is a lower bound."""
-    return at_least(milliseconds(level["latency"][metric]["median"]), is_bound(level, metric))
+    return at_least(
+        milliseconds(level["latency"][measured(level, metric)]["median"]), is_bound(level, metric)
+    )
 
 
 def level_tail(level: Mapping[str, Any], metric: str) -> str:
     """`tail` of a level's latency, marked where it is a lower bound."""
-    return at_least(tail(level["latency"][metric]), is_bound(level, metric))
+    return at_least(tail(level["latency"][measured(level, metric)]), is_bound(level, metric))
 
 
 def tail(distribution: Mapping[str, Any]) -> str:
@@ -146,7 +161,7 @@ def short_table(summary: Summary) -> Table:
             rows.append(
                 Row(mode, (system(mode).short, *(cells[i] for i in (0, 3, 4, 5, 7, 10, 12, 13))))
             )
-    headings = ("Mode", "In flight", "Output tok/s", "vs sequential", "TTFT p50", "TPOT p50")
+    headings = ("Mode", heading(summary), "Output tok/s", "vs sequential", "TTFT p50", "TPOT p50")
     return Table((*headings, "E2E p50", "Rows per step", "Padding"), tuple(rows))
 
 
@@ -159,7 +174,7 @@ def batch_table(summary: Summary) -> Table:
             value = line["output_tok_s"]
             cells = (
                 entry.label,
-                str(line["size"]),
+                f"{line['size']:g}",
                 seconds(line["total_time_s"]),
                 rate(value),
                 at_least(milliseconds(line["latency_ms"]), line["bound"]),
@@ -167,7 +182,12 @@ def batch_table(summary: Summary) -> Table:
                 percent(line["padding_waste"]),
             )
             rows.append(Row(entry.key, cells, at == 0))
-    headings = ("System", "Batch size / in flight", "Total time", "Output tok/s")
+    headings = (
+        "System",
+        "Rate" if is_open(summary) else "Batch size / in flight",
+        "Total time",
+        "Output tok/s",
+    )
     return Table((*headings, "Mean latency", "Speedup", "Padding"), tuple(rows))
 
 
@@ -177,6 +197,7 @@ def batch_lines(summary: Summary, key: str) -> list[dict[str, Any]]:
         return [
             {
                 "size": level["target"]["value"],
+                "unit": " requests a second" if by_rate(level) else " at once",
                 "total_time_s": level["total_time_s"],
                 "output_tok_s": tokens_per_second(level),
                 "latency_ms": level["latency"]["e2e_ms"]["mean"],
@@ -188,6 +209,7 @@ def batch_lines(summary: Summary, key: str) -> list[dict[str, Any]]:
     return [
         {
             "size": point["batch_size"],
+            "unit": " at once",
             "total_time_s": point["total_time_s"],
             "output_tok_s": point["output_tok_s"],
             "latency_ms": point["latency_ms"]["mean"],
@@ -211,11 +233,11 @@ def padding_table(summary: Summary) -> Table:
     modes = modes_of(summary)
     sizes = sorted({level["target"]["value"] for level in summary["levels"]})
     rows = []
-    for size in sizes:
-        found = [level_at(summary, mode, size) for mode in modes]
+    for value in sizes:
+        found = [level_at(summary, mode, value) for mode in modes]
         cells = tuple(percent(one["server"].get("padding_waste")) if one else NONE for one in found)
-        rows.append(Row("", (str(size), *cells)))
-    return Table(("In flight", *(system(mode).label for mode in modes)), tuple(rows))
+        rows.append(Row("", (f"{value:g}", *cells)))
+    return Table((heading(summary), *(system(mode).label for mode in modes)), tuple(rows))
 
 
 def where_table(summary: Summary) -> Table:
@@ -227,9 +249,9 @@ def where_table(summary: Summary) -> Table:
             if parts is None:
                 continue
             cells = tuple(milliseconds(value) for value in parts.values())
-            label = (system(mode).label, str(level["target"]["value"]))
+            label = (system(mode).label, size(level))
             rows.append(Row(mode, (*label, *cells, milliseconds(sum(parts.values()))), at == 0))
-    headings = ("Mode", "In flight", "Queue", "Prefill", "Decode", "Network", "Together")
+    headings = ("Mode", heading(summary), "Queue", "Prefill", "Decode", "Network", "Together")
     return Table(headings, tuple(rows))
 
 
@@ -267,11 +289,11 @@ def latency_table(summary: Summary) -> Table:
     for mode in modes_of(summary):
         for level in levels_of(summary, mode):
             for key, name in names.items():
-                spread = level["latency"][key]
+                spread = level["latency"][measured(level, key)]
                 shown = _spread(spread, is_bound(level, key))
-                cells = (system(mode).label, str(level["target"]["value"]), name, *shown)
+                cells = (system(mode).label, size(level), name, *shown)
                 rows.append(Row(mode, cells, key == "ttft_ms"))
-    headings = ("Mode", "In flight", "Metric", "n", "Mean", "Median", "95 % interval")
+    headings = ("Mode", heading(summary), "Metric", "n", "Mean", "Median", "95 % interval")
     return Table((*headings, "p90", "p95", "p99", "Max"), tuple(rows))
 
 

@@ -16,8 +16,11 @@ from paceline.loadgen.wording import NONE, rate, seconds
 
 STATES = {
     "waiting": "waiting",
-    "open": "measuring",
-    "cutting": "draining",
+    "ramp": "ramp",
+    "warm-up": "warm-up",
+    "open": "steady",
+    "drain": "drain",
+    "cutting": "drain",
     "done": "done",
 }
 COLOURS = {
@@ -28,7 +31,12 @@ COLOURS = {
     "transformers": "white",
     "transformers-batched": "green",
 }
-RUNNING = ("open", "cutting")
+RUNNING = ("ramp", "warm-up", "open", "drain", "cutting")
+HEADINGS = (
+    *("System", "At once", "Phase", "In flight", "tok/s", "TTFT p50", "p99", "TPOT p50"),
+    "Shed",
+)
+DELAY = "Delay"  # only where a level has a schedule
 
 
 class Board(Protocol):
@@ -79,7 +87,7 @@ class PlainBoard:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, float]] = set()
         self._message = ""
 
     def __enter__(self) -> Self:
@@ -106,12 +114,16 @@ class PlainBoard:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def line(key: tuple[str, int], cell: Cell) -> str:
+def line(key: tuple[str, float], cell: Cell) -> str:
     """One finished level in one line."""
     name, size = key
-    text = f"{system(name).label}, {size} at once: {rate(cell.tok_s)} tok/s"
+    text = f"{system(name).label}, {size:g} {cell.unit}: {rate(cell.tok_s)} tok/s"
     if cell.ttft_s is not None:
         text += f", TTFT {seconds(cell.ttft_s)}, TPOT {seconds(cell.tpot_s)}"
+    if cell.shed:
+        text += f", {cell.shed} shed"
+    if cell.delay_p99_s is not None:
+        text += f", send delay p99 {seconds(cell.delay_p99_s)}"
     return text
 
 
@@ -122,15 +134,16 @@ def clock(left_s: float) -> str:
 
 def render(progress: Progress) -> Group:
     """The live table: the system that runs with all its levels, every other in one line."""
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for heading in ("System", "At once", "Phase", "In flight", "tok/s", "TTFT p50", "TPOT p50"):
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    delays = any(cell.delay_p99_s is not None for cell in progress.cells.values())
+    for heading in (*HEADINGS, DELAY) if delays else HEADINGS:
         table.add_column(heading, justify="left" if heading in ("System", "Phase") else "right")
     current = _current(progress)
     for name in dict.fromkeys(key[0] for key in progress.cells):
         cells = {size: cell for (owner, size), cell in progress.cells.items() if owner == name}
         if name == current:
             for at, (size, cell) in enumerate(cells.items()):
-                table.add_row(*_row(name if at == 0 else "", name, str(size), cell))
+                table.add_row(*_row(name if at == 0 else "", name, f"{size:g}", cell))
         else:
             table.add_row(*_folded(name, cells))
     foot = Text(
@@ -152,20 +165,26 @@ def _row(shown: str, name: str, size: str, cell: Cell) -> tuple[Text | str, ...]
         size,
         STATES[cell.state],
         NONE if cell.in_flight is None else str(cell.in_flight),
-        rate(cell.tok_s),
-        seconds(cell.ttft_s),
-        seconds(cell.tpot_s),
+        *_figures(cell),
     )
     label = Text(system(shown).label if shown else "", style=COLOURS.get(name, ""))
     return label, *(Text(value, style=style) for value in values)
 
 
-def _folded(name: str, cells: dict[int, Cell]) -> tuple[Text | str, ...]:
+def _folded(name: str, cells: dict[float, Cell]) -> tuple[Text | str, ...]:
     done = {size: cell for size, cell in cells.items() if cell.state == "done"}
     best = max(done.items(), key=lambda item: item[1].tok_s or 0.0, default=None)
     label = Text(system(name).label, style=COLOURS.get(name, "") if done else "dim")
     if best is None:
-        return label, "", Text("waiting", style="dim"), "", "", "", ""
+        return label, "", Text("waiting", style="dim")
     size, cell = best
-    values = (rate(cell.tok_s), seconds(cell.ttft_s), seconds(cell.tpot_s))
-    return label, str(size), "done, best" if len(done) == len(cells) else "stopped", "", *values
+    ended = "done, best" if len(done) == len(cells) else "stopped"
+    return label, f"{size:g}", ended, "", *_figures(cell)
+
+
+def _figures(cell: Cell) -> tuple[str, ...]:
+    """From `tok/s` on; the delay's column is last and may not be there."""
+    shed = NONE if cell.shed is None else str(cell.shed)
+    values = (rate(cell.tok_s), seconds(cell.ttft_s), seconds(cell.ttft_p99_s))
+    delay = () if cell.delay_p99_s is None else (seconds(cell.delay_p99_s),)
+    return *values, seconds(cell.tpot_s), shed, *delay

@@ -10,6 +10,7 @@ from paceline.loadgen.series import Sample, between
 from paceline.loadgen.timing import Record
 
 MAX_POINTS = 420
+MAX_DOTS = 800
 LANE_WINDOW_S = 12.0
 LANE_SHARE = 0.7  # of a level: its opening wave and its drain are left out
 HANDOVER_S = 0.004
@@ -53,7 +54,28 @@ def occupancy(samples: Sequence[Sample], records: Sequence[Record]) -> dict[str,
         "waiting": [sample["waiting"] for sample in inside],
         "rate_t_s": middles,
         "client_tok_s": rates,
+        "kv_share": [_share(sample["pages_used"], sample["pages_total"]) for sample in inside],
+        "ttft": ttft_dots(records, start),
     }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(part / whole, 3) if whole else None
+
+
+def ttft_dots(records: Sequence[Record], start_s: float) -> dict[str, Any]:
+    """(moment of the first token, TTFT in ms) of each `every`-th request that had one, by arrival; `of` all of them.
+
+    TTFT counts from the schedule where there is one.
+    """
+    seen = sorted(
+        (record.arrivals_s[0], ttft)
+        for record in records
+        if (ttft := record.ttft_s if record.rate is None else record.ttft_scheduled_s) is not None
+    )
+    every = max(1, -(-len(seen) // MAX_DOTS))
+    dots = [[round(at - start_s, 2), float(f"{1e3 * ttft:.4g}")] for at, ttft in seen[::every]]
+    return {"of": len(seen), "every": every, "dots": dots}
 
 
 def _rows(samples: Sequence[Sample]) -> tuple[list[int], list[int]]:
@@ -127,11 +149,12 @@ def _free_row(free_at: Sequence[float], begin: float) -> int:
     return max(free, key=lambda row: (free_at[row], -row))
 
 
-def level_spans(records: Sequence[Record]) -> list[tuple[int, float, float]]:
+def level_spans(records: Sequence[Record]) -> list[tuple[float, float, float]]:
     """(level, start, end) in order: from its first request to the next level's first, the last to its end."""
-    firsts: dict[int, float] = {}
+    firsts: dict[float, float] = {}
     for record in records:
-        firsts[record.level] = min(firsts.get(record.level, record.t_send), record.t_send)
+        level = record.level if record.rate is None else record.rate
+        firsts[level] = min(firsts.get(level, record.t_send), record.t_send)
     ordered = sorted(firsts.items(), key=lambda item: item[1])
     last = max((record.t_end for record in records), default=0.0)
     edges = [*(start for _, start in ordered), last]

@@ -8,11 +8,13 @@ tokens), t_n that of the last, t_end that of the status; n is the sum of all n_k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate
 from typing import Any
 
 PROBE_KIND = "probe"  # of short requests beside the load, which no figure of the load counts
+DROPPED = "DROPPED"  # status of an arrival that was not sent: too many were outstanding
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,11 @@ class Record:
         return self.ok or self.censored or self.cancelled_by_plan
 
     @property
+    def dropped(self) -> bool:
+        """An arrival that the generator did not send, as its cap on outstanding requests was reached."""
+        return self.status == DROPPED
+
+    @property
     def measured(self) -> bool:
         """Not part of the warm-up."""
         return self.phase == "measure"
@@ -179,3 +186,8 @@ class Record:
 
 _FIELDS = tuple(f.name for f in fields(Record))
 _SERVER_FIELDS = tuple(f.name for f in fields(ServerTimings))
+
+
+def without_probes(records: Iterable[Record]) -> list[Record]:
+    """The records of the load, which the figures of a level are made of."""
+    return [record for record in records if record.kind != PROBE_KIND]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paceline.loadgen import open_words
+from paceline.loadgen.client_health import limit_of
 from paceline.loadgen.systems import system
+from paceline.loadgen.units import is_open, size
 from paceline.loadgen.wording import listing, percent, rate, ratio
 
 Summary = Mapping[str, Any]
 NEAR_PEAK = 0.9
-BUSY = 0.9
 FEW = 10  # requests behind a median
-CLIENT_FULL_PCT = 85.0
 WORDS = {
     "sequential": "one request at a time",
     "static": "static batching",
@@ -34,7 +35,7 @@ def modes_of(summary: Summary) -> list[str]:
     return ladder + [mode for mode in present if mode not in WORDS]
 
 
-def level_at(summary: Summary, mode: str, concurrency: int | None) -> dict[str, Any] | None:
+def level_at(summary: Summary, mode: str, concurrency: float | None) -> dict[str, Any] | None:
     """One mode's level at one concurrency."""
     for one in levels_of(summary, mode):
         if one["target"]["value"] == concurrency:
@@ -65,11 +66,17 @@ def verdicts(summary: Summary) -> dict[str, Any]:
         "peak": peak,
         "knee": _knee(summary, hero),
         "limit": _limit(summary, hero, reference),
+        "best_goodput": _best_goodput(summary),
     }
     found["ratios"] = _ratios(found)
     found["baseline_ratios"] = _baseline_ratios(summary, hero)
-    found["headline"] = _headline(found)
-    found["explanation"] = _explanation(summary, found)
+    if is_open(summary) and hero is not None:
+        levels = levels_of(summary, hero)
+        found["headline"] = open_words.headline(summary, hero, levels, _word(hero))
+        found["explanation"] = open_words.explanation(summary, hero, levels)
+    else:
+        found["headline"] = _headline(found)
+        found["explanation"] = _explanation(summary, found)
     found["flags"] = _flags(summary, found)
     return found
 
@@ -111,15 +118,23 @@ def _knee(summary: Summary, hero: str | None) -> dict[str, Any] | None:
     return {"concurrency": knee["target"]["value"], "output_tok_s": tokens_per_second(knee)}
 
 
+def _best_goodput(summary: Summary) -> list[dict[str, Any]]:
+    """Of each SLO the level with the most good requests a second; an SLO that nothing met has none."""
+    best: dict[str, dict[str, Any]] = {}
+    for level in summary["levels"]:
+        for one in level["goodput"]:
+            if (one["req_s"] or 0.0) > best.get(one["slo"], {"req_s": 0.0})["req_s"]:
+                place = {"mode": level["mode"], **level["target"]}
+                best[one["slo"]] = {
+                    name: one[name] for name in ("slo", "req_s", "attainment")
+                } | place
+    return list(best.values())
+
+
 def _limit(summary: Summary, hero: str | None, reference: int | None) -> dict[str, Any]:
     """Who was the limit at the reference level: the server, the load generator, or not known."""
     level = level_at(summary, hero, reference) if hero else None
-    busy = level["server"].get("busy_share") if level else None
-    client = level["client"].get("cpu_pct") if level else None
-    if client is not None and client >= CLIENT_FULL_PCT:
-        return {"who": "client", "busy_share": busy, "client_cpu_pct": client}
-    who = "server" if busy is not None and busy >= BUSY else "unknown"
-    return {"who": who, "busy_share": busy, "client_cpu_pct": client}
+    return dict(level["limit"]) if level else limit_of({}, {})
 
 
 def _ratios(found: Mapping[str, Any]) -> dict[str, float]:
@@ -146,14 +161,15 @@ def _headline(found: Mapping[str, Any]) -> str:
     if hero is None or reference is None:
         return "Nothing was measured to the end: see what is there below."
     made = found["output_tok_s"].get(hero)
-    start = f"{_word(hero).capitalize()} made {rate(made)} tokens per second"
+    name = _word(hero)
+    start = f"{name[:1].upper()}{name[1:]} made {rate(made)} tokens per second"
     start += f" with {reference} request{'s' if reference != 1 else ''} in flight"
     parts = [f"{ratio(found['ratios'][mode])} {_word(mode)}" for mode in found["ratios"]]
     return f"{start}: {listing(parts)}." if parts else f"{start}."
 
 
 def _word(mode: str) -> str:
-    return WORDS.get(mode, mode)
+    return WORDS.get(mode) or system(mode).label
 
 
 def _explanation(summary: Summary, found: Mapping[str, Any]) -> str:
@@ -200,10 +216,13 @@ def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
     weak = [one for one in summary["levels"] if one["stable"]["verdict"] != "steady"]
     if weak:
         flags.append(_flag("warn", f"Not steady: {_where(weak, summary)}"))
+    if is_open(summary):
+        flags += [_flag(kind, text) for kind, text in open_words.flags(summary)]
     doubts = _latency_flags(summary)
     flags += doubts
     flags += _integrity_flags(summary)
     flags.append(_limit_flag(found["limit"]))
+    flags += [_goodput_flag(one) for one in found["best_goodput"]]
     if not weak and not doubts and summary["levels"]:
         flags.append(_flag("good", "Every level reached a steady state"))
     return flags
@@ -222,7 +241,7 @@ def _latency_flags(summary: Summary) -> list[dict[str, str]]:
     texts = {
         f"Latencies of fewer than {FEW} requests": few,
         "Latencies are lower bounds (≥), as over 10 % of the requests were cut or missed their deadline": bound,
-        "Requests in flight and their latencies do not fit together within 5 % (Little's law)": unsettled,
+        "Requests in flight and their latencies do not fit together (Little's law)": unsettled,
     }
     return [
         _flag("note", f"{text}: {_where(chosen, summary)}")
@@ -241,7 +260,7 @@ def _where(levels: list[dict[str, Any]], summary: Summary) -> str:
     """Names of a few levels, or how many they are."""
     if len(levels) > 4:
         return f"{len(levels)} of {len(summary['levels'])} levels"
-    return listing([f"{system(one['mode']).short} at {one['target']['value']}" for one in levels])
+    return listing([f"{system(one['mode']).short} at {size(one)}" for one in levels])
 
 
 def _integrity_flags(summary: Summary) -> list[dict[str, str]]:
@@ -273,12 +292,22 @@ def _integrity_flags(summary: Summary) -> list[dict[str, str]]:
 def _limit_flag(limit: Mapping[str, Any]) -> dict[str, str]:
     texts = {
         "server": f"The server was the limit: busy {percent(limit['busy_share'])} of the time",
-        "client": "The load generator was the limit: the server can do more than shown",
+        "client": "The load generator was the limit, the server may do more than shown: "
+        + listing(limit["reasons"] or ["it was full"]),
         "unknown": "Who was the limit is not known: neither server nor load generator was full",
     }
+    if limit["who"] == "unknown" and limit["busy_share"] is None:
+        texts["unknown"] = "Who was the limit is not known: this server does not say how busy it is"
     return _flag(
         {"server": "good", "client": "warn"}.get(limit["who"], "note"), texts[limit["who"]]
     )
+
+
+def _goodput_flag(best: Mapping[str, Any]) -> dict[str, str]:
+    size = f"{best['value']:g}{' in flight' if best['kind'] == 'concurrency' else ' a second'}"
+    text = f"Best goodput under {best['slo']}: {best['req_s']:.1f} requests/s,"
+    text += f" {system(best['mode']).label.lower()} at {size}, {percent(best['attainment'])} good"
+    return _flag("note", text)
 
 
 def _flag(kind: str, text: str) -> dict[str, str]:

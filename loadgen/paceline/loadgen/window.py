@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paceline.loadgen.distribution import Floats, bootstrap_ci95
+from paceline.loadgen.saturation import evenly, in_flight_slope, over_saturated
 from paceline.loadgen.timing import Record
 
 FULL = 0.9  # the window is where at least this share of the target is in flight
@@ -77,7 +78,7 @@ def full_window(records: Sequence[Record], target: int, *, from_s: float) -> Win
 class Steady(NamedTuple):
     """Where the figures of a level were taken, and how that span was found."""
 
-    verdict: str  # "steady", "below_target", "warmup_only" or "empty"
+    verdict: str  # "steady", "below_target", "unstable", "warmup_only" or "empty"
     window: Window | None
     reason: str
 
@@ -140,11 +141,53 @@ def throughput(records: Sequence[Record], window: Window, *, seed: int = 0) -> d
     }
 
 
+def open_window(records: Sequence[Record]) -> Steady:
+    """The window of an open-loop level: from the first to the last intended send after warm-up.
+
+    It is not steady where arrivals outran the server (`saturation.over_saturated`).
+    """
+    if not records:
+        return Steady("empty", None, "no request")
+    due = [r.t_send if r.t_int is None else r.t_int for r in records if r.measured]
+    if len(due) < 2 or max(due) <= min(due):
+        whole = Window(min(r.t_send for r in records), max(r.t_end for r in records))
+        return Steady("warmup_only", whole, "too few requests after warm-up: the whole level")
+    window = Window(min(due), max(due))
+    samples = evenly(in_flight_steps(records), window.start_s, window.end_s)
+    rate = next((r.rate for r in records if r.rate), len(due) / window.seconds)
+    if over_saturated(samples, rate):
+        slope = in_flight_slope(samples)
+        reason = f"requests in flight grew by {slope:.1f} a second: more came than ended"
+        return Steady("unstable", window, reason)
+    return Steady("steady", window, "first to last intended send after warm-up")
+
+
 def littles_law(records: Sequence[Record], window: Window) -> dict[str, Any]:
-    """Little's law: requests in flight against completions a second times their mean E2E."""
+    """Little's law: requests in flight against completions a second times their mean E2E.
+
+    The two differ by the age of what is in flight at the edges, which a short window or a low level does not average
+    out. The tolerance is 5 %, or twice the spread that such edges make by themselves, if that is more.
+    """
     seen = concurrency(records, window)
     ended = [record.e2e_s for record in records if record.ok and window.holds(record.t_end)]
     expected = sum(ended) / window.seconds
     error = abs(expected - seen) / seen if seen else None
-    within = error is not None and error <= LITTLE_TOLERANCE
-    return {"in_flight": seen, "rate_times_e2e": expected, "error": error, "ok": within}
+    tolerance = max(LITTLE_TOLERANCE, 2 * _edge_spread(ended, window))
+    within = error is not None and error <= tolerance
+    figures = {"in_flight": seen, "rate_times_e2e": expected, "error": error}
+    return figures | {"tolerance": tolerance, "ok": within}
+
+
+def _edge_spread(e2e_s: Sequence[float], window: Window) -> float:
+    """Standard deviation of the ages at both edges, as a share of the requests' time in the window.
+
+    Requests of one batch or queue age together, so more of them in flight are not counted on to average out. One met
+    in flight at some moment is aged m2 / (2 m1) on average, with second moment m3 / (3 m1), where m1, m2 and m3 are the
+    moments of E2E.
+    """
+    if not e2e_s:
+        return 0.0
+    times = np.asarray(e2e_s, dtype=np.float64)
+    first, second, third = (float((times**power).mean()) for power in (1, 2, 3))
+    variance = max(0.0, third / (3 * first) - (second / (2 * first)) ** 2)
+    return math.sqrt(2 * variance) / window.seconds

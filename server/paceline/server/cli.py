@@ -35,6 +35,10 @@ def _serve(argv: Sequence[str]) -> int:
     logs.configure(config.log_level)
     from .serve import run
 
+    if config.mock:
+        from .mock_loader import load_mock
+
+        return run(config, load_mock)
     return run(config)
 
 

@@ -151,4 +151,10 @@ class ServeConfig(EngineConfig, ModelConfig):
         description="gRPC processes beside the engine's; 0: one process does all; unset: by the device",
     )
     reflection: bool = Field(True, description="offer gRPC reflection")
+    mock: bool = Field(
+        False, description="serve scripted tokens, without model and torch, to measure clients"
+    )
+    mock_tokens_per_s: float = Field(
+        50.0, ge=0, le=10_000, description="pace of each of the mock's streams; 0: all it can"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")

@@ -168,9 +168,10 @@ function drawXY(plot, spec, hidden) {
     node(group, "path", {d: `M${path}`, fill: "none", stroke: colour(series.key), "stroke-width": 2.2, "stroke-linejoin": "round", ...dash});
     for (const p of series.points) {
       const px = x.at(p.x), py = y.at(p.y);
+      spots.push({px, py, p, series});
+      if (spec.plain) continue;
       const hollow = p.hollow ? {fill: "var(--bg)", stroke: colour(series.key), "stroke-width": 1.6} : {};
       marker(group, series.key, px, py, 4.5, {class: "point", ...hollow});
-      spots.push({px, py, p, series});
       if (p.label) labels.push({x: px, y: py, text: p.label});
     }
   }

@@ -36,6 +36,10 @@ function mount(figure) {
   const chart = CHARTS[figure.id], plot = figure.querySelector(".plot"), hidden = new Set();
   if (!chart) return;
   let view = chart.views ? chart.views[0] : chart;
+  if (chart.kind === "goodput") {
+    goodputControls(figure, chart, () => draw());
+    plot.before(chooser(figure, Object.keys(GOODPUT).map(name => ({name})), chosen => { chart.state.view = chosen.name; draw(); }));
+  }
   const draw = () => DRAW[chart.kind](plot, {...chart, ...view}, hidden);
   if (chart.views && chart.views.length > 1) plot.before(chooser(figure, chart.views, chosen => { view = chosen; draw(); }));
   if (chart.legend && chart.legend.length > 1) plot.before(legend(figure, chart.legend, hidden, draw));
