@@ -49,7 +49,7 @@ def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) 
         except _Unable as exc:
             if config.runtime == "openvino":
                 raise SetupError(f"--runtime openvino: {exc}") from exc
-            logger.info("torch computes, at about half of OpenVINO's speed: %s", exc)
+            logger.info("torch computes in place of OpenVINO: %s", exc)
     return TorchRunner(loaded, engine, config)
 
 
