@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import defaultdict
 from functools import cache
@@ -196,3 +197,16 @@ def test_torch_takes_over(family: str, engine: dict[str, object], why: str) -> N
         make_runner(loaded(family), config, model_config())
     runner = make_runner(loaded(family), config, model_config(runtime="auto"))
     assert isinstance(runner, TorchRunner)
+
+
+def test_a_refusal_leaves_the_model_in_its_own_format() -> None:
+    """Where torch takes over, it computes in the number format that was asked for."""
+    source = loaded("gemma2")
+    torch.nn.Module.to(source.model, torch.bfloat16)
+    runner = make_runner(
+        dataclasses.replace(source, dtype=torch.bfloat16),
+        engine_config(),
+        model_config(runtime="auto"),
+    )
+    assert isinstance(runner, TorchRunner)
+    assert source.model.dtype is torch.bfloat16

@@ -37,8 +37,7 @@ def converted(loaded: LoadedModel, quantization: str) -> ov.Model:
             return ov.Core().read_model(folder / _FILE)
         except RuntimeError as exc:  # replaced or damaged just now
             logger.warning("the converted model in %s is made anew: %s", folder, _last_line(exc))
-    # In float32 whatever the weights come in: a plugin lowers precision itself, and knows only such models well.
-    model = openvino_model.trace(loaded.model.float())
+    model = openvino_model.trace(loaded.model)
     if quantization == "int8":
         openvino_model.quantize(model)
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -95,12 +97,30 @@ def trace(model: PreTrainedModel) -> ov.Model:
     AttentionInterface.register(NAME, _attention)
     model.set_attn_implementation(NAME)
     try:
-        return _trace(model)
+        with _in_float32(model):
+            return _trace(model)
     except (RuntimeError, OpConversionFailure) as exc:
         reason = str(exc).strip().splitlines() or [type(exc).__name__]
         raise NotConvertible(f"the model cannot be traced: {reason[0]}") from exc
     finally:
         model.set_attn_implementation(before)
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """For the time of a trace: a plugin lowers precision itself, and knows only such models well."""
+    changed = [
+        (tensor, tensor.data)
+        for tensor in chain(model.parameters(), model.buffers())
+        if tensor.is_floating_point() and tensor.dtype is not torch.float32
+    ]
+    try:
+        for tensor, narrow in changed:
+            tensor.data = narrow.float()
+        yield
+    finally:
+        for tensor, narrow in changed:
+            tensor.data = narrow
 
 
 def _trace(model: PreTrainedModel) -> ov.Model:
