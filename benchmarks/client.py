@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import streams as asyncio_streams
+from commands import PACELINE
 from paceline.loadgen.client_health import client_figures, client_limits, read_health
 from paceline.loadgen.command import command_line
 from paceline.loadgen.environment import environment
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.recorder import read_requests
 from paceline.loadgen.series import between
+from paceline.loadgen.servers import free_port
 from paceline.loadgen.timing import Record
 from paceline.loadgen.window import Window, steady_window
 
@@ -99,8 +100,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 @contextlib.contextmanager
 def mock(rows: int, frontends: int) -> Iterator[tuple[str, int]]:
     """The mock as a program: (address, process id)."""
-    code = "import sys; from paceline.server.cli import main_serve; sys.exit(main_serve())"
-    command = [sys.executable, "-c", code, "--mock", "--mock-tokens-per-s", str(PACE)]
+    command = [*PACELINE, "serve", "--mock", "--mock-tokens-per-s", str(PACE)]
     command += ["--max-batch-size", str(rows), "--max-step-tokens", str(max(2048, 2 * rows))]
     command += ["--port", "0", "--metrics-port", "none", "--frontends", str(frontends)]
     command += ["--drain-timeout-s", "1", "--log-level", "warning"]
@@ -129,7 +129,7 @@ def locust_rows(target: str, processes: int, levels: Sequence[int], seconds: flo
             drain_s=1.0,
             out=str(out),
         )
-        port = _free_port() if processes > 1 else None
+        port = free_port() if processes > 1 else None
         command = command_line(options, processes=processes, master_port=port)
         log = subprocess.DEVNULL  # Locust's own table
         subprocess.run(command, check=True, stdout=log, stderr=log, cwd=folder)
@@ -191,13 +191,6 @@ def asyncio_row(target: str, pid: int, level: int, seconds: float) -> Row:
         of_pace=found["output_tok_s"] / (PACE * level),
         limits=tuple(client_limits({"cpu_pct_busiest": 100 * found["client_busiest"]})),
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 HEADINGS = (

@@ -21,6 +21,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,14 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
         for rows in arguments.rows.split(","):
             yield Case(
                 f"{p}, {rows} rows",
-                lambda p=p, rows=rows: ours(p, rows),  # type: ignore[misc]
-                lambda p=p, rows=rows: theirs(p, "--rows", rows),  # type: ignore[misc]
+                partial(ours, p, rows),
+                partial(theirs, p, "--rows", rows),
                 "tok_s",
             )
         yield Case(
             f"{p}, one stream",
-            lambda p=p: our_stream(p),  # type: ignore[misc]
-            lambda p=p: theirs(p, "--single"),  # type: ignore[misc]
+            partial(our_stream, p),
+            partial(theirs, p, "--single"),
             "tpot_ms",
         )
 

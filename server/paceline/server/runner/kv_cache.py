@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
@@ -90,5 +92,11 @@ def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     """
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
-    lazy = np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)
+    lazy = lazy_zeros(math.prod(size) * dtype.itemsize)
     return torch.from_numpy(lazy).view(dtype).view(size)
+
+
+def lazy_zeros(nbytes: int) -> np.ndarray:
+    """Zero bytes at the start of a cache line, from the operating system as they are touched."""
+    raw = np.zeros(nbytes + _ALIGNMENT, dtype=np.uint8)
+    return raw[-raw.ctypes.data % _ALIGNMENT :][:nbytes]

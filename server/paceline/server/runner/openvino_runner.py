@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,20 +15,14 @@ from torch import Tensor, nn
 from ..config import EngineConfig, ModelConfig
 from ..pages import PADDING_PAGE
 from ..rectangles import Buckets
-from ..request import Request, SamplingParams, StoppingParams
-from ..sequence import Sequence
-from ..step import Rectangle, Row, Sampled, Step
-from .kv_cache import KVShape
+from ..step import Sampled, Step
+from .choosing import choose, empty_step
+from .kv_cache import KVShape, lazy_zeros
 from .loading import LoadedModel
 from .memory import pages_that_fit
 from .openvino_cache import converted
 from .openvino_model import PAGE_SIZE, page
-from .sampling import sample
-from .torch_runner import sample_row
 
-logger = logging.getLogger(__name__)
-
-_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
@@ -44,7 +39,7 @@ class _Line:
     sample_at: list[int] = field(default_factory=list)
     longest: int = 0
 
-    def add(self, ids: list[int], start: int, pages: list[int]) -> None:
+    def add(self, ids: Sequence[int], start: int, pages: Sequence[int]) -> None:
         self.ids += ids
         self.positions += range(start, start + len(ids))
         self.past_lens.append(start)
@@ -62,7 +57,7 @@ class _Line:
         line = cls()
         for rectangle in step.rectangles:
             for row in rectangle.rows:
-                line.add(list(row.tokens), row.start, list(row.pages))
+                line.add(row.tokens, row.start, row.pages)
                 if row.samples:
                     line.sample_at.append(len(line.ids) - 1)
                 line.add_padding(rectangle.width - (row.end - row.start))
@@ -142,15 +137,7 @@ class OpenVinoRunner:
         """Chooses the next tokens of a launched step."""
         assert isinstance(handle, tuple)
         step, logits = handle
-        rows = step.sampling_rows
-        if not rows:
-            return Sampled([])
-        sampled = sample(logits, [sample_row(row) for row in rows])
-        for row, token in zip(rows, sampled.token_ids, strict=True):
-            if token < 0:
-                logger.error("request=%s got no finite logits", row.sequence.request.id)
-                self._heal(list(row.pages))
-        return sampled
+        return choose(logits, step, self._heal)
 
     def close(self) -> None:
         """Gives the model's memory back. A second call does nothing."""
@@ -165,23 +152,17 @@ class OpenVinoRunner:
         """A pool of keys or values, which the system gives memory for as it is touched, and the model's input."""
         size = (self.num_pages, shape.num_kv_heads, PAGE_SIZE, shape.head_dim)
         assert tuple(each.get_partial_shape().get_max_shape())[1:] == size[1:]
-        nbytes = int(np.prod(size)) * shape.dtype.itemsize
-        raw = np.zeros(nbytes + _ALIGNMENT, dtype=np.uint8)
-        raw = raw[-raw.ctypes.data % _ALIGNMENT :][:nbytes]
+        raw = lazy_zeros(math.prod(size) * shape.dtype.itemsize)
         self._request.set_tensor(
             each.get_any_name(), ov.Tensor(raw, ov.Shape(size), each.get_element_type())
         )
         return torch.from_numpy(raw).view(shape.dtype).view(size)
 
-    def _heal(self, pages: list[int]) -> None:
+    def _heal(self, pages: Sequence[int]) -> None:
         """Zeroes what is not finite in these pages, before anybody else gets them."""
+        index = torch.tensor(pages)
         for cache in self._caches:
-            cache[pages] = torch.nan_to_num(cache[pages], 0.0, 0.0, 0.0)
+            cache[index] = torch.nan_to_num(cache[index], 0.0, 0.0, 0.0)
 
     def _run_empty(self, height: int, width: int) -> None:
-        request = Request("warm-up", (0,) * width, SamplingParams(), StoppingParams(1), 0.0)
-        sequence = Sequence(request, 0, 0)
-        sequence.pages = [PADDING_PAGE] * -(-width // PAGE_SIZE)
-        row = Row(sequence, 0, width, True, len(sequence.pages))
-        rectangle = Rectangle((row,) * height, height, width)
-        self.collect(self.launch(Step((rectangle,), rectangle.area)))
+        self.collect(self.launch(empty_step(height, width, PAGE_SIZE)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +10,9 @@ from torch import Tensor, nn
 
 from ..config import EngineConfig, ModelConfig
 from ..errors import StepOutOfMemory
-from ..pages import PADDING_PAGE
 from ..rectangles import Buckets
-from ..request import Request, SamplingParams, StoppingParams
-from ..sequence import Sequence
-from ..step import Rectangle, Row, Sampled, Step
+from ..step import Sampled, Step
+from .choosing import choose, empty_step
 from .fuse import fuse_projections
 from .kv_cache import KVCache, KVShape
 from .lean import use_lean_layers
@@ -24,9 +21,6 @@ from .loading import LoadedModel
 from .memory import pages_that_fit
 from .packing import pack
 from .quantize import quantize_linear_layers
-from .sampling import SampleRow, sample
-
-logger = logging.getLogger(__name__)
 
 # Few shapes where each costs a captured graph.
 GPU_BUCKETS = Buckets(rows=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512))
@@ -107,15 +101,7 @@ class TorchRunner:
     def collect(self, handle: object) -> Sampled:
         """Chooses the next tokens of a launched step."""
         assert isinstance(handle, _Launched)
-        rows = handle.step.sampling_rows
-        if not rows:
-            return Sampled([])
-        sampled = sample(handle.logits, [sample_row(row) for row in rows])
-        for row, token in zip(rows, sampled.token_ids, strict=True):
-            if token < 0:
-                logger.error("request=%s got no finite logits", row.sequence.request.id)
-                self._cache.heal(row.pages)
-        return sampled
+        return choose(handle.logits, handle.step, self._cache.heal)
 
     def close(self) -> None:
         """Gives the model's memory back. A second call does nothing."""
@@ -125,12 +111,7 @@ class TorchRunner:
             torch.cuda.empty_cache()
 
     def _run_empty(self, height: int, width: int) -> None:
-        request = Request("warm-up", (0,) * width, SamplingParams(), StoppingParams(1), 0.0)
-        sequence = Sequence(request, 0, 0)
-        sequence.pages = [PADDING_PAGE] * -(-width // self._engine.page_size)
-        row = Row(sequence, 0, width, True, len(sequence.pages))
-        rectangle = Rectangle((row,) * height, height, width)
-        self.collect(self.launch(Step((rectangle,), rectangle.area)))
+        self.collect(self.launch(empty_step(height, width, self._engine.page_size)))
 
 
 def prepare_linear_layers(model: nn.Module, quantization: str) -> None:
@@ -139,18 +120,3 @@ def prepare_linear_layers(model: nn.Module, quantization: str) -> None:
         pack_linear_layers(model)
     else:
         quantize_linear_layers(model)
-
-
-def sample_row(row: Row) -> SampleRow:
-    sequence = row.sequence
-    request = sequence.request
-    return SampleRow(
-        params=sequence.sampling,
-        position=row.position,
-        min_tokens_banned=sequence.banned,
-        prompt_ids=request.prompt_ids,
-        output_ids=sequence.tokens[sequence.num_prompt :]
-        if sequence.sampling.shapes_logits
-        else (),
-        logprobs=request.logprobs,
-    )
