@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from paceline.server.batch import BATCH, BatchOptions, Ready, load_torch
+from paceline.server import loader
+from paceline.server.batch import BATCH, BatchOptions, load_torch
 from paceline.server.collector import settle
 from paceline.server.engine import Engine
 from paceline.server.offline_run import KeptRunner
@@ -61,7 +62,7 @@ class Loaded:
     def __init__(self, flags: Sequence[str]) -> None:
         self.options: BatchOptions = read_command(BATCH, ["-", "-", *flags])
         started = time.perf_counter()
-        self.ready: Ready = load_torch(self.options)
+        self.ready: loader.Loaded = load_torch(self.options)
         self.runner = _Watched(self.ready.runner)
         loaded = time.perf_counter()
         self.drive([self.request("warm-up", 8, 2)])

@@ -36,7 +36,7 @@ def main(workload: Path, settings: list[str]) -> None:
     prompt = tuple(token for request in requests for token in request["prompt_ids"])[:TOKENS]
     given = read_command(SETTINGS, settings)
     config = given.model_copy(update={"max_batch_size": 1, "prefix_cache": False})
-    _, runner = load_runner(config, config)
+    runner = load_runner(config, config).runner
     runner.warm_up()
     firsts, steps = [], []
     for number in range(1 + RUNS):

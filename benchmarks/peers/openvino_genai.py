@@ -57,8 +57,9 @@ def prepare(precision: str) -> Path:
 
 
 def _embedded() -> Path:
+    from paceline.server.cache import cache_dir
     from paceline.server.config import ModelConfig
-    from paceline.server.embedded import SMOLLM2, cache_dir
+    from paceline.server.embedded import SMOLLM2
     from paceline.server.runner.prepare import prepare as fetch
 
     fetch(ModelConfig())

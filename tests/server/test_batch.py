@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from paceline.server.batch import BATCH, BatchOptions, Ready, main, run
+from paceline.server.batch import BATCH, BatchOptions, main, run
+from paceline.server.loader import Loaded
 from paceline.server.mock import MockRunner
 from paceline.server.runner.dummy import byte_tokenizer
 from paceline.server.settings import read_command
@@ -38,7 +39,7 @@ class Files:
         """A run on scripted tokens."""
         options = read_command(BATCH, [str(self.input), str(self.output), *flags])
         inner = runner or MockRunner(vocab_size=VOCAB_SIZE)
-        return run(options, lambda _: Ready(inner, TOKENIZER, 1))
+        return run(options, lambda _: Loaded(inner, TOKENIZER, 1))
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -216,7 +217,7 @@ def test_an_older_result_survives_a_run_that_fails(
     files.write({"prompt": "a"})
     files.output.write_text("older\n")
 
-    def fail(options: BatchOptions) -> Ready:
+    def fail(options: BatchOptions) -> Loaded:
         raise RuntimeError("no model")
 
     with pytest.raises(RuntimeError):

@@ -14,17 +14,25 @@ import torch
 pytest.importorskip("openvino")
 
 from paceline.server.config import EngineConfig, Mode, ModelConfig
+from paceline.server.engine import Runner
 from paceline.server.errors import SetupError
 from paceline.server.pages import PagePool
 from paceline.server.request import FinishReason, Output, Request, SamplingParams, StoppingParams
 from paceline.server.runner import attention
 from paceline.server.runner.loading import LoadedModel
-from paceline.server.runner.make import make_runner
+from paceline.server.runner.make import load_runner, make_runner
 from paceline.server.runner.openvino_model import PAGE_SIZE
 from paceline.server.runner.openvino_runner import OpenVinoRunner
 from paceline.server.runner.torch_runner import TorchRunner
 from paceline.server.scheduler import Scheduler
-from tiny_models import FAMILIES, MAX_POSITIONS, greedy_reference, model_info, tiny_model
+from tiny_models import (
+    FAMILIES,
+    MAX_POSITIONS,
+    greedy_reference,
+    model_info,
+    save_tiny_model,
+    tiny_model,
+)
 
 GREEDY = SamplingParams(temperature=0.0)
 NUM_PAGES = 8  # too few for all rows: preemption happens
@@ -44,6 +52,11 @@ def loaded(family: str) -> LoadedModel:
     model.set_attn_implementation(attention.register())
     info = model_info(family, model)
     return LoadedModel(model, config, None, info, model.device, model.dtype, 1)  # type: ignore[arg-type]
+
+
+def entries(cache: Path) -> list[Path]:
+    """The converted models; a lock lies beside them."""
+    return [path for path in cache.iterdir() if path.is_dir()]
 
 
 def engine_config(mode: Mode = Mode.CONTINUOUS, **more: object) -> EngineConfig:
@@ -150,27 +163,33 @@ def test_a_row_of_not_a_number_harms_nobody() -> None:
     assert [drive.tokens[str(i)] for i in range(3)] == expected
 
 
+def logits_of(runner: Runner, prompt: list[int]) -> torch.Tensor:
+    """Those of the prompt's last token."""
+    assert isinstance(runner, OpenVinoRunner)
+    pages = PagePool(NUM_PAGES, PAGE_SIZE)
+    scheduler = Scheduler(engine_config(), pages, MAX_POSITIONS, runner.buckets)
+    scheduler.add(Request("a", tuple(prompt), GREEDY, StoppingParams(4), 0.0))
+    step = scheduler.plan(0.0)
+    assert step is not None
+    return runner.launch(step)[1].clone()
+
+
 def test_int8_stays_near(own_cache: Path) -> None:
     """Logits with int8 weights stay near those of float32, and are not the same."""
     config, prompt = engine_config(), list(range(30))
     logits = []
     for quantization in ("none", "int8"):
         runner = make_runner(loaded("llama"), config, model_config(quantization=quantization))
-        assert isinstance(runner, OpenVinoRunner)
-        scheduler = Scheduler(config, PagePool(NUM_PAGES, PAGE_SIZE), MAX_POSITIONS, runner.buckets)
-        scheduler.add(Request("a", tuple(prompt), GREEDY, StoppingParams(4), 0.0))
-        step = scheduler.plan(0.0)
-        assert step is not None
-        logits.append(runner.launch(step)[1].clone())
+        logits.append(logits_of(runner, prompt))
     away = (logits[0] - logits[1]).abs().max()
     assert 0 < away < 0.1 * logits[0].abs().max()
-    assert len(list(own_cache.iterdir())) == 2
+    assert len(entries(own_cache)) == 2
 
 
 def test_a_converted_model_is_kept(own_cache: Path) -> None:
     """The second start reads what the first one wrote; other weights are another model and replace it."""
     make_runner(loaded("llama"), engine_config(), model_config())
-    (folder,) = own_cache.iterdir()
+    (folder,) = entries(own_cache)
     written = (folder / "model.xml").stat().st_mtime_ns
     make_runner(loaded("llama"), engine_config(), model_config())
     assert (folder / "model.xml").stat().st_mtime_ns == written
@@ -178,8 +197,32 @@ def test_a_converted_model_is_kept(own_cache: Path) -> None:
     other = loaded("llama")
     other.model.get_parameter("model.embed_tokens.weight")[7] += 1
     make_runner(other, engine_config(), model_config())
-    (replaced,) = own_cache.iterdir()
+    (replaced,) = entries(own_cache)
     assert replaced != folder
+
+
+def test_a_known_model_is_not_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second start on, the converted model is all that is read, until a file of the model changes."""
+    folder = tmp_path / "tiny"
+    save_tiny_model("llama", folder)
+    config = model_config(model=str(folder), dtype="float32", device="cpu", max_context_tokens=64)
+    first = load_runner(config, engine_config())
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("loaded again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("paceline.server.runner.loading.load", refuse)
+        second = load_runner(config, engine_config())
+        with pytest.raises(AssertionError, match="loaded again"):
+            load_runner(config.model_copy(update={"quantization": "int8"}), engine_config())
+        (folder / "model.safetensors").touch()
+        with pytest.raises(AssertionError, match="loaded again"):
+            load_runner(config, engine_config())
+    assert second.runner.info == first.runner.info
+    prompt = list(range(30))
+    logits = [logits_of(each.runner, prompt) for each in (first, second)]
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -24,6 +23,7 @@ from .config import EngineConfig, ModelConfig
 from .engine import Runner
 from .errors import PacelineError, SetupError
 from .job import Job
+from .loader import Loaded
 from .offline import Entry
 from .offline_jobs import prepare, read
 from .offline_run import Answer, KeptRunner, OfflineRun, Pass
@@ -57,24 +57,14 @@ BATCH = Command(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A model that can compute, and what turns its tokens to text."""
-
-    runner: Runner
-    tokenizer: Tokenizer
-    num_threads: int
+Loader = Callable[[BatchOptions], Loaded]
 
 
-Loader = Callable[[BatchOptions], Ready]
-
-
-def load_torch(options: BatchOptions) -> Ready:
-    """The model that `options` names, on torch. SetupError if it cannot be loaded."""
+def load_torch(options: BatchOptions) -> Loaded:
+    """The model that `options` names. SetupError if it cannot be loaded."""
     from .runner.make import load_runner
 
-    loaded, runner = load_runner(options, options)
-    return Ready(runner, loaded.tokenizer, loaded.num_threads)
+    return load_runner(options, options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +102,7 @@ def run(options: BatchOptions, loader: Loader = load_torch) -> int:
     return _INTERRUPTED if passes[-1].interrupted else int(failed > 0)
 
 
-def _load(loader: Loader, options: BatchOptions) -> Ready:
+def _load(loader: Loader, options: BatchOptions) -> Loaded:
     """Loads on a thread that ends, as only the engine's may keep OpenMP workers (see `engine.Runner`)."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(loader, options).result()
@@ -191,7 +181,7 @@ def _result(entry: Entry, job: Job, answer: Answer) -> dict[str, Any]:
 
 
 def _summary(
-    results: list[dict[str, Any]], passes: list[Pass], options: BatchOptions, ready: Ready
+    results: list[dict[str, Any]], passes: list[Pass], options: BatchOptions, ready: Loaded
 ) -> dict[str, Any]:
     """Counts are of the last pass; `wall_s` is the median over `wall_s_runs`."""
     load, info = passes[-1].load, ready.runner.info

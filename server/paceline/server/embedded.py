@@ -7,26 +7,22 @@ into being under its final name in one rename, complete, or not at all.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cache import cache_dir, install, workshop
 from .errors import SetupError
 
 # Raise it when the conversion changes what it writes: older folders are then made again.
 SCHEMA = 1
 MANIFEST = "paceline.json"
-_PARTIAL = ".partial-"
+_WAITING = "Another process is preparing the embedded model; waiting for it …"
 _OTHERWISE = "pass --model NAME, FOLDER or FILE.gguf to use another model"
 
 Convert = Callable[[Path, Path], None]
@@ -55,14 +51,6 @@ SMOLLM2 = EmbeddedModel(
 )
 
 
-def cache_dir() -> Path:
-    """Where Paceline keeps models: `PACELINE_CACHE`, else `paceline` in the user's XDG cache."""
-    if own := os.environ.get("PACELINE_CACHE"):
-        return Path(own).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "paceline"
-
-
 def to_stderr(line: str) -> None:
     """Reports progress where it cannot mix with results."""
     sys.stderr.write(f"{line}\n")
@@ -82,11 +70,9 @@ def ensure(convert: Convert, model: EmbeddedModel = SMOLLM2, report: Report = to
     folder = cache_dir() / "models" / model.name
     try:
         if not _is_complete(folder, model):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(folder.parent / ".lock", report):
-                _remove_leftovers(folder.parent)
+            with workshop(folder.parent, lambda: report(_WAITING)) as partial:
                 if not _is_complete(folder, model):
-                    _make(folder, convert, model, report)
+                    _make(folder, partial, convert, model, report)
     except OSError as exc:
         raise SetupError(
             f"cannot prepare the embedded model in {folder.parent}: {exc.strerror or exc}; "
@@ -95,23 +81,18 @@ def ensure(convert: Convert, model: EmbeddedModel = SMOLLM2, report: Report = to
     return folder
 
 
-def _make(folder: Path, convert: Convert, model: EmbeddedModel, report: Report) -> None:
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
-    try:
-        gguf = _fetch(partial, model, report)
-        report(f"Converting {model.name}; this happens once …")
-        converted = partial / "model"
-        converted.mkdir()
-        _convert(convert, gguf, converted)
-        gguf.unlink()  # not left behind if this process dies between the rename and the end
-        _seal(converted, model)
-        if folder.exists():
-            shutil.rmtree(folder)
-        converted.replace(folder)
-        _sync(folder.parent)
-        report(f"{model.name} is ready in {folder}")
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _make(
+    folder: Path, partial: Path, convert: Convert, model: EmbeddedModel, report: Report
+) -> None:
+    gguf = _fetch(partial, model, report)
+    report(f"Converting {model.name}; this happens once …")
+    converted = partial / "model"
+    converted.mkdir()
+    _convert(convert, gguf, converted)
+    gguf.unlink()  # not left behind if this process dies between the rename and the end
+    _seal(converted, model)
+    install(converted, folder)
+    report(f"{model.name} is ready in {folder}")
 
 
 def _convert(convert: Convert, gguf: Path, folder: Path) -> None:
@@ -177,13 +158,10 @@ def _why(pip_errors: str) -> str:
 
 
 def _seal(folder: Path, model: EmbeddedModel) -> None:
-    """Write the manifest, and make sure that all is on the disk before the folder gets its name."""
+    """Write the manifest: what a complete folder holds."""
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     manifest = {"schema": SCHEMA, "source_sha256": model.wheel_sha256, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
 
 
 def _is_complete(folder: Path, model: EmbeddedModel) -> bool:
@@ -197,29 +175,3 @@ def _is_complete(folder: Path, model: EmbeddedModel) -> bool:
         and manifest.get("source_sha256") == model.wheel_sha256
         and sizes == manifest["files"]
     )
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Under the lock, a partial folder can only be a dead process's."""
-    for leftover in parent.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-@contextmanager
-def _lock(path: Path, report: Report) -> Iterator[None]:
-    """Held by one process at a time; the kernel lets go of it when the process dies, however it dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("Another process is preparing the embedded model; waiting for it …")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

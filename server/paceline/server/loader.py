@@ -23,8 +23,7 @@ Loader = Callable[[ServeConfig], Loaded]
 
 
 def load_torch(config: ServeConfig) -> Loaded:
-    """The model that `config` names, on torch. SetupError if it cannot be loaded."""
+    """The model that `config` names. SetupError if it cannot be loaded."""
     from .runner.make import load_runner
 
-    loaded, runner = load_runner(config, config)
-    return Loaded(runner, loaded.tokenizer, loaded.num_threads)
+    return load_runner(config, config)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .quiet import quiet
 
@@ -17,6 +15,8 @@ def gguf_arguments(file: Path) -> dict[str, Any]:
 
     transformers 5.23 and later keep GGUF weights packed unless told otherwise; earlier ones always unpack.
     """
+    import transformers
+
     arguments: dict[str, Any] = {"gguf_file": file.name}
     gguf_config = getattr(transformers, "GgufConfig", None)
     if gguf_config is not None:
@@ -26,6 +26,8 @@ def gguf_arguments(file: Path) -> dict[str, Any]:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Writes the model of a GGUF file to `folder`: bfloat16 safetensors, tokenizer, chat template."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # takes seconds
+
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.bfloat16, **gguf_arguments(gguf)

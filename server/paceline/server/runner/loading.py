@@ -48,6 +48,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     num_threads: int
+    source: Source | None = None  # None: no files
 
 
 def load(config: ModelConfig, attention: str | None = None) -> LoadedModel:
@@ -59,19 +60,21 @@ def load(config: ModelConfig, attention: str | None = None) -> LoadedModel:
     Raises:
         SetupError: one line for the operator: what is wrong, and what to do.
     """
+    source = None
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     num_threads = pick_threads(config.num_threads)
     torch.set_num_threads(num_threads)
     if config.dummy_weights is None:
-        name, model, tokens = _load_real(resolve(config), device, dtype, attention)
+        source = resolve(config)
+        name, model, tokens = _load_real(source, device, dtype, attention)
     elif config.model is not None:
         raise SetupError("--model and --dummy-weights exclude each other")
     else:
         name, model, tokens = _make_dummy(config.dummy_weights, device, dtype, attention)
     model.eval().requires_grad_(False)
     info = _describe(name, model, tokens, config.max_context_tokens)
-    return LoadedModel(model, model.config, tokens, info, device, dtype, num_threads)
+    return LoadedModel(model, model.config, tokens, info, device, dtype, num_threads, source)
 
 
 _Loaded = tuple[str, PreTrainedModel, tokenizer.Tokenizer]

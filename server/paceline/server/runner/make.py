@@ -1,26 +1,36 @@
-"""Which runner computes a loaded model."""
+"""Which runner computes a model."""
 
 from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 
+from .. import tokenizer
 from ..config import EngineConfig, ModelConfig
 from ..engine import Runner
 from ..errors import SetupError
-from . import attention
-from .loading import LoadedModel, load
-from .torch_runner import TorchRunner
+from ..loader import Loaded
+from .hardware import pick_device, pick_dtype, pick_threads
+from .sources import resolve
+
+if TYPE_CHECKING:
+    from .loading import LoadedModel
 
 logger = logging.getLogger(__name__)
 
 
-def load_runner(model: ModelConfig, engine: EngineConfig) -> tuple[LoadedModel, Runner]:
-    """The model that `model` names, and what computes it: not warm yet. SetupError if it cannot be had."""
+def load_runner(model: ModelConfig, engine: EngineConfig) -> Loaded:
+    """What computes the model that `model` names, not warm yet, and its tokenizer. SetupError if it cannot be had."""
+    if (recalled := _recall(model, engine)) is not None:
+        return recalled
+    from . import attention
+    from .loading import load
+
     loaded = load(model, attention.register())
-    return loaded, make_runner(loaded, engine, model)
+    return Loaded(make_runner(loaded, engine, model), loaded.tokenizer, loaded.num_threads)
 
 
 def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> Runner:
@@ -30,16 +40,8 @@ def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) 
         SetupError: `attention`, `quantization`, `runtime` or `compile` names what cannot run here.
     """
     device = torch.device(loaded.info.device).type
-    on_gpu = device == "cuda"
-    if config.quantization != "none" and device != "cpu":
-        raise SetupError(f"--quantization {config.quantization} needs the CPU; {device} takes none")
-    if config.compile == "on" and (not on_gpu or config.attention == "sdpa"):
-        raise SetupError("--compile on needs a GPU and its own attention; nothing else is compiled")
-    if config.attention == "triton" and not on_gpu:
-        raise SetupError("--attention triton needs a GPU; on this device it is sdpa")
-    if config.runtime == "openvino" and device != "cpu":
-        raise SetupError(f"--runtime openvino computes on the CPU; {device} takes none")
-    if on_gpu and config.attention != "sdpa":
+    _check(device, config)
+    if device == "cuda" and config.attention != "sdpa":
         from .paged_runner import PagedRunner
 
         return PagedRunner(loaded, engine, config)
@@ -50,24 +52,70 @@ def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) 
             if config.runtime == "openvino":
                 raise SetupError(f"--runtime openvino: {exc}") from exc
             logger.info("torch computes in place of OpenVINO: %s", exc)
+    from .torch_runner import TorchRunner
+
     return TorchRunner(loaded, engine, config)
+
+
+def _check(device: str, config: ModelConfig) -> None:
+    on_gpu = device == "cuda"
+    if config.quantization != "none" and device != "cpu":
+        raise SetupError(f"--quantization {config.quantization} needs the CPU; {device} takes none")
+    if config.compile == "on" and (not on_gpu or config.attention == "sdpa"):
+        raise SetupError("--compile on needs a GPU and its own attention; nothing else is compiled")
+    if config.attention == "triton" and not on_gpu:
+        raise SetupError("--attention triton needs a GPU; on this device it is sdpa")
+    if config.runtime == "openvino" and device != "cpu":
+        raise SetupError(f"--runtime openvino computes on the CPU; {device} takes none")
 
 
 class _Unable(Exception):
     """OpenVINO cannot compute this; the text says why."""
 
 
-def _openvino_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> Runner:
+def _may_use_openvino(engine: EngineConfig) -> None:
+    """_Unable where it cannot, whatever the model."""
     if engine.deterministic:
         raise _Unable("its sums depend on the rows of a step, which --deterministic rules out")
     if find_spec("openvino") is None:
         raise _Unable("openvino is not installed (pip install 'paceline[openvino]')")
-    from .openvino_model import PAGE_SIZE, NotConvertible
-    from .openvino_runner import OpenVinoRunner
+    from .openvino_model import PAGE_SIZE
 
     if engine.page_size != PAGE_SIZE:
         raise _Unable(f"its pages have {PAGE_SIZE} tokens, not {engine.page_size}")
+
+
+def _openvino_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> Runner:
+    _may_use_openvino(engine)
+    from .openvino_cache import converted
+    from .openvino_runner import OpenVinoRunner
+    from .openvino_trace import NotConvertible
+
     try:
-        return OpenVinoRunner(loaded, engine, config)
+        found = converted(loaded, config)
     except NotConvertible as exc:
         raise _Unable(str(exc)) from exc
+    return OpenVinoRunner(found, loaded.num_threads, engine, config)
+
+
+def _recall(config: ModelConfig, engine: EngineConfig) -> Loaded | None:
+    """A model that was converted before: neither its weights nor transformers' models need to be loaded."""
+    device = pick_device(config.device)
+    if device.type != "cpu" or config.runtime == "torch" or config.dummy_weights is not None:
+        return None
+    _check(device.type, config)
+    try:
+        _may_use_openvino(engine)
+    except _Unable:
+        return None  # who loads the model says so
+    from .openvino_cache import recall
+    from .openvino_runner import OpenVinoRunner
+
+    source = resolve(config)
+    found = recall(source, pick_dtype(config.dtype, device), config)
+    if found is None:
+        return None
+    num_threads = pick_threads(config.num_threads)
+    torch.set_num_threads(num_threads)
+    tokens = tokenizer.load(source.tokenizer)
+    return Loaded(OpenVinoRunner(found, num_threads, engine, config), tokens, num_threads)

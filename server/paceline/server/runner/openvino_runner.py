@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import openvino as ov
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import EngineConfig, ModelConfig
 from ..pages import PADDING_PAGE
@@ -18,9 +18,8 @@ from ..rectangles import Buckets
 from ..step import Sampled, Step
 from .choosing import choose, empty_step
 from .kv_cache import KVShape, lazy_zeros
-from .loading import LoadedModel
 from .memory import pages_that_fit
-from .openvino_cache import converted
+from .openvino_cache import Converted
 from .openvino_model import PAGE_SIZE, page
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -70,40 +69,40 @@ class OpenVinoRunner:
     """Owns the compiled model and its pages.
 
     Args:
-        loaded: a model on the CPU, as transformers has it; it is let go once it is converted.
+        found: the converted model.
+        num_threads: that compute.
         engine: page size, which must be `PAGE_SIZE`, and batch bounds.
-        config: memory, threads, quantization.
-
-    Raises:
-        NotConvertible: the model needs what OpenVINO's attention has not.
+        config: memory.
     """
 
     ahead = False  # it would compute on the same cores as the host's work
     buckets = Buckets(rows=(), width=1)  # any shape is as good as another
 
-    def __init__(self, loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> None:
+    def __init__(
+        self, found: Converted, num_threads: int, engine: EngineConfig, config: ModelConfig
+    ) -> None:
         assert engine.page_size == PAGE_SIZE
         self._engine = engine
         core = ov.Core()
-        computes = _TYPES[loaded.dtype]
+        computes = _TYPES[found.shape.dtype]
         if computes.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             computes = "f32"
         dtype = next(dtype for dtype, name in _TYPES.items() if name == computes)
-        shape = dataclasses.replace(KVShape.of(loaded.model, PAGE_SIZE), dtype=dtype)
-        versions = dict(loaded.info.versions) | {"openvino": ov.__version__}
-        self.info = dataclasses.replace(loaded.info, versions=versions)
-        wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // PAGE_SIZE)
-        self.num_pages = 1 + min(wanted, pages_that_fit(shape.page_bytes, loaded.device, config))
-        model = converted(loaded, config.quantization)
-        nn.Module.to(loaded.model, "meta")  # its weights are in the converted model
-        page(model, shape)
+        shape = dataclasses.replace(found.shape, dtype=dtype)
+        versions = dict(found.info.versions) | {"openvino": ov.__version__}
+        self.info = dataclasses.replace(found.info, versions=versions)
+        wanted = engine.max_batch_size * -(-found.info.max_context_tokens // PAGE_SIZE)
+        self.num_pages = 1 + min(
+            wanted, pages_that_fit(shape.page_bytes, torch.device("cpu"), config)
+        )
+        page(found.model, shape)
         settings = {
             "INFERENCE_PRECISION_HINT": computes,
             "KV_CACHE_PRECISION": computes,
-            "INFERENCE_NUM_THREADS": loaded.num_threads,
+            "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+        self._request = core.compile_model(found.model, "CPU", settings).create_infer_request()
         self._caches = [self._make_cache(each, shape) for each in self._cache_inputs()]
 
     def warm_up(self) -> None:
