@@ -220,6 +220,9 @@ def test_a_known_model_is_not_loaded_again(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(AssertionError, match="loaded again"):
             load_runner(config, engine_config())
     assert second.runner.info == first.runner.info
+    text = "Riders share the wind: 1, 2, 3 … ✓"
+    assert second.tokenizer.encode(text) == first.tokenizer.encode(text)
+    assert second.tokenizer.eos_token_ids == first.tokenizer.eos_token_ids
     prompt = list(range(30))
     logits = [logits_of(each.runner, prompt) for each in (first, second)]
     assert torch.equal(*logits)

@@ -11,6 +11,7 @@ from .errors import SetupError
 
 # Role and content of each message, oldest first.
 Messages = Sequence[tuple[str, str]]
+_GENERIC = "TokenizersBackend"  # transformers' class around the tokenizers library
 
 
 class ChatTemplateError(Exception):
@@ -55,6 +56,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Ids this tokenizer knows, added tokens included; the model's own vocabulary may be larger."""
         return len(self._inner)
+
+    @property
+    def generic(self) -> bool:
+        """Whether `load(…, generic=True)` gives the same: no code of its own, only a tokenizer.json."""
+        return type(self._inner).__name__ == _GENERIC
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -123,16 +129,22 @@ class Tokenizer:
         return (token for token, added_token in added.items() if added_token.special)
 
 
-def load(source: str | Path) -> Tokenizer:
-    """The tokenizer of a folder, a GGUF file or a hub name. SetupError where there is none."""
-    from transformers import AutoTokenizer
+def load(source: str | Path, generic: bool = False) -> Tokenizer:
+    """The tokenizer of a folder, a GGUF file or a hub name. SetupError where there is none.
 
+    Args:
+        generic: the folder is known to have a `generic` one. Finding that out takes seconds: transformers
+            loads the model's configuration class for it, and most of torch with that.
+    """
+    import transformers
+
+    kind = getattr(transformers, _GENERIC if generic else "AutoTokenizer")
     path = Path(source)
     try:
         if path.suffix == ".gguf" and path.is_file():
-            inner = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+            inner = kind.from_pretrained(str(path.parent), gguf_file=path.name)
         else:
-            inner = AutoTokenizer.from_pretrained(str(source))
+            inner = kind.from_pretrained(str(source))
     except (OSError, ValueError) as exc:
         raise SetupError(f"no tokenizer in {str(source)!r}: {_one_line(exc)}") from exc
     return Tokenizer(inner)

@@ -35,11 +35,12 @@ _FACTS = "facts.json"
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A model with marks for attention, and what a runner must know of it. `shape` has the model's own format."""
+    """A model with marks for attention, and what a server must know of it. `shape` has the model's own format."""
 
     model: ov.Model
     info: ModelInfo
     shape: KVShape
+    generic_tokenizer: bool = False
 
 
 def converted(loaded: LoadedModel, config: ModelConfig) -> Converted:
@@ -80,7 +81,8 @@ def recall(source: Source, dtype: torch.dtype, config: ModelConfig) -> Converted
             eos = tuple(facts["info"].pop("eos_token_ids"))
             info = ModelInfo(**facts["info"], eos_token_ids=eos)
             info = dataclasses.replace(info, max_context_tokens=asked or limit)
-            return Converted(model, info, KVShape(**facts["shape"], dtype=dtype))
+            shape = KVShape(**facts["shape"], dtype=dtype)
+            return Converted(model, info, shape, facts["generic_tokenizer"])
     return None
 
 
@@ -130,6 +132,7 @@ def _note(folder: Path, loaded: LoadedModel, shape: KVShape) -> None:
         "files": _files(loaded.source),
         "context_limit": int(loaded.config.max_position_embeddings),
         "info": dataclasses.asdict(loaded.info),
+        "generic_tokenizer": loaded.tokenizer.generic,
         "shape": layers | {"page_size": shape.page_size},
     }
     if not folder.exists() or _facts(folder) == json.loads(json.dumps(facts)):
