@@ -304,10 +304,11 @@ class TestServing:
         call.cancel()
         two.until_idle()
 
-    def test_metrics_add_up(self, start: Callable[..., Server]) -> None:
-        """One page counts what all front ends did, and the status page shows the engine."""
-        server = start()
-        for times, frontend in enumerate(server.connect_each(), start=1):
+    def test_metrics_add_up_and_a_full_queue_refuses(self, start: Callable[..., Server]) -> None:
+        """One page counts what all front ends did; the engine's refusal comes with the time to come again."""
+        server = start("--max-queue-requests", "1", "--max-batch-size", "1")
+        one, two = server.connect_each()
+        for times, frontend in enumerate((one, two), start=1):
             for _ in range(times):
                 frontend.generate(5)
             status_of(functools.partial(frontend.generate, 0))
@@ -321,10 +322,6 @@ class TestServing:
         assert (status["health"], status["model"]["name"]) == ("serving", "mock")
         assert status["load"]["output_tokens"] == 15
 
-    def test_a_full_queue_refuses_with_a_delay(self, start: Callable[..., Server]) -> None:
-        """The engine's refusal comes back through the front end, with the time to come again."""
-        server = start("--max-queue-requests", "1", "--max-batch-size", "1")
-        one, two = server.connect_each()
         running = one.stream(7000)
         waiting = one.stub.Generate.future(pb.GenerateRequest(generation=generation()))
         until(lambda: two.load().waiting == 1)
