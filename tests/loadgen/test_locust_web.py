@@ -193,7 +193,7 @@ def test_headless_run_tells_its_level_and_writes_html(
 ) -> None:
     """Locust's table gives way to a line a level; `--html` and the summary at the end are there as ever."""
     page = tmp_path / "report.html"
-    options = ("--target", server.target, "--users", "2", "--run-time", "2s", "--html", str(page))
+    options = ("--target", server.target, "--users", "2", "--run-time", "4s", "--html", str(page))
     done = subprocess.run(
         [*LOCUST, "--headless", *options],
         capture_output=True,
