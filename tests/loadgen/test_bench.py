@@ -247,8 +247,9 @@ def test_random_weights_need_no_model(capfd: pytest.CaptureFixture[str]) -> None
     assert capfd.readouterr().err == ""
 
 
-def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
+def test_latest_points_to_the_newest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs in the same second have folders of their own; a folder called `latest` is left alone."""
+    monkeypatch.setattr("paceline.loadgen.figures.write_figures", lambda *_: None)
     summary = sample_summary(modes=["continuous"], levels=[1], level_s=2.0, baselines=False)
     for name in ("a", "a"):
         folder = RunFolder(tmp_path, name)

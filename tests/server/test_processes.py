@@ -32,10 +32,10 @@ from paceline.v1 import generation_pb2_grpc as rpc
 PROGRAM = Path(__file__).parents[1] / "mock_serving.py"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-WAIT_S = 60.0  # every process imports libraries for seconds, on a machine that may be busy
+WAIT_S = 100.0  # every process imports libraries for seconds, on a machine that may be busy
 
 pytestmark = [
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="ports are shared on Linux alone"),
 ]
 
