@@ -89,15 +89,15 @@ def test_the_cap_drops_and_counts(
     stuck = write_prompts(tmp_path / "stuck.jsonl", [{"first_ms": 60_000.0}] * 4, max_tokens=2)
     out = str(tmp_path / "out")
     options = replace(SHORT, target=server.target, workload=stuck, drain_s=0.2, out=out)
-    run = run_locust(replace(options, rates=(20.0, 40.0), max_outstanding=25))
+    run = run_locust(replace(options, rates=(20.0, 40.0), max_outstanding=25, level_max_s=3.0))
     assert {record.rate for record in run.records} == {20.0}
     ends = Counter((record.status, record.cut) for record in run.records)
-    assert ends == {("CANCELLED", True): 25, ("DROPPED", False): 15}
+    assert ends == {("CANCELLED", True): 25, ("DROPPED", False): 35}
     summary = summarise_level(run.records, 20.0)
-    assert summary["client"]["dropped"] == 15
+    assert summary["client"]["dropped"] == 35
     assert summary["counts"]["failed"] == 0 and summary["counts"]["cut"] == 25
     assert run.failures == 0 and run.requests == 0
-    assert "rate 20: 15 arrivals dropped" in run.log and "rate 40: left out" in run.log
+    assert "rate 20: 35 arrivals dropped" in run.log and "rate 40: left out" in run.log
 
 
 def test_run_time_and_rate(server: ScriptedServer, tmp_path: Path) -> None:
