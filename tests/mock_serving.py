@@ -25,7 +25,7 @@ from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
 from small_tokenizers import byte_level_tokenizer
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from paceline.loadgen.timing import Record
 from paceline.loadgen.wire_options import base_url
 
 SERVER = Path(__file__).with_name("openai_server.py")
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
