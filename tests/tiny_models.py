@@ -162,11 +162,11 @@ def greedy_reference(
 
 @cache
 def mixed_work() -> list[tuple[list[int], int]]:
-    """Prompts of 1 to 60 tokens, some with a long common prefix, and output lengths of 8 to 24 tokens."""
+    """Prompts of 1 to 60 tokens, the middle ones with a long common prefix; output lengths of 8 to 24 tokens."""
     rng = random.Random(7)
     prompts = [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(10)]
     common = [rng.randrange(256) for _ in range(37)]
-    prompts += [common + prompt[:5] for prompt in prompts[:3]]
+    prompts[7:7] = [common + prompt[:5] for prompt in prompts[2::-1]]
     return [(prompt, rng.randint(8, 24)) for prompt in prompts]
 
 

@@ -34,7 +34,7 @@ from tiny_models import (
 )
 
 GREEDY = SamplingParams(temperature=0.0)
-NUM_PAGES = 60  # too few for eight rows: preemption happens
+NUM_PAGES = 45  # too few for eight rows: preemption happens
 Work = list[tuple[list[int], list[int]]]  # prompts, and the tokens that follow each
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
