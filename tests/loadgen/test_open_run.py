@@ -35,7 +35,7 @@ def planned(rate: float, seconds: float) -> list[float]:
 def test_levels_by_rate(server: ScriptedServer, run_locust: RunLocust, tmp_path: Path) -> None:
     """Each rate is a level whose intended times are the schedule's, with one event for each request."""
     options = replace(SHORT, target=server.target, rates=(10.0, 30.0), out=str(tmp_path / "out"))
-    run = run_locust(options)
+    run = run_locust(replace(options, over_saturation="continue"))  # as a busy machine may be
     levels = group_levels(run.records)
     assert list(levels) == [10.0, 30.0]
     for rate, records in levels.items():
