@@ -165,7 +165,7 @@ def test_deterministic_among_neighbours() -> None:
     target = Request("t", tuple(range(9, 21)), GREEDY, StoppingParams(3), 0.0, logprobs=2)
     seen = []
     for neighbours in (0, 2):
-        bounds = {"max_batch_size": 3, "deterministic": True, "prefill_chunk": 8}
+        bounds: dict[str, object] = {"max_batch_size": 3, "prefill_chunk": 8, "deterministic": True}
         drive = Drive("llama", engine=bounds)
         rng = random.Random(neighbours)
         for i in range(neighbours):
