@@ -25,7 +25,7 @@ from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
 from small_tokenizers import byte_level_tokenizer
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,14 @@ def load_mock(_: ServeConfig) -> Loaded:
 
 
 def main() -> int:
-    """Serves `load_mock`'s model as a program, with `serve`'s flags."""
+    """Serves `load_mock`'s model as a program, with `serve`'s flags. `END_S` seconds are what children get to end."""
     from mock_serving import load_mock as importable
     from paceline.server import logs
+    from paceline.server.processes import supervisor
     from paceline.server.serve import run
     from paceline.server.settings import read
 
+    supervisor._END_S = float(os.environ.get("END_S", supervisor._END_S))
     config = read(sys.argv[1:])
     logs.configure(config.log_level)
     return run(config, importable)

@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as pb_grpc
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 METHODS = (
     "Generate",
     "GenerateStream",

@@ -176,7 +176,7 @@ def test_tables_replace_what_stands_between_the_marks() -> None:
         tables.updated("before\n", "new")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a server on a model without weights."""
     program = Path(__file__).parent / "mock_serving.py"

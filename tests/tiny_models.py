@@ -7,6 +7,8 @@ whatever came before, and a test against it could not fail.
 
 from __future__ import annotations
 
+import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +158,21 @@ def greedy_reference(
         **stop,
     )
     return [int(token) for token in output[0, len(prompt_ids) :]]
+
+
+@cache
+def mixed_work() -> list[tuple[list[int], int]]:
+    """Prompts of 1 to 60 tokens, the middle ones with a long common prefix; output lengths of 8 to 24 tokens."""
+    rng = random.Random(7)
+    prompts = [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(10)]
+    common = [rng.randrange(256) for _ in range(37)]
+    prompts[7:7] = [common + prompt[:5] for prompt in prompts[2::-1]]
+    return [(prompt, rng.randint(8, 24)) for prompt in prompts]
+
+
+@cache
+def references(family: str) -> list[list[int]]:
+    """What `generate()` makes of the mixed work; once for all tests."""
+    torch.set_num_threads(1)
+    _, model = tiny_model(family)
+    return [greedy_reference(model, prompt, length) for prompt, length in mixed_work()]

@@ -25,7 +25,7 @@ from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
 
 SERVER = Path(__file__).with_name("scripted_server.py")
-RUN_TIMEOUT_S = 60
+RUN_TIMEOUT_S = 100
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ScriptedServer:
 
     def until_idle(self) -> pb.GetLoadResponse:
         """Its load once no stream runs on it any more."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while (load := self.load()).running:
             assert time.monotonic() < deadline, "it went on after its client had left"
         return load
@@ -97,9 +97,16 @@ ServerFactory = Callable[..., AbstractContextManager[ScriptedServer]]
 RunLocust = Callable[..., Run]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def server() -> Iterator[ScriptedServer]:
     """A server that streams three tokens a message: the first after 20 ms, then every 2 ms."""
+    with scripted_server("--per-message", "3") as running:
+        yield running
+
+
+@pytest.fixture
+def own_server() -> Iterator[ScriptedServer]:
+    """Another such server, whose counts are the test's alone."""
     with scripted_server("--per-message", "3") as running:
         yield running
 
@@ -113,20 +120,21 @@ def last_table(printed: str) -> list[dict[str, Any]]:
     return table
 
 
-@pytest.fixture
-def run_locust(tmp_path: Path, free_port: int) -> RunLocust:
+@pytest.fixture(scope="session")
+def run_locust(tmp_path_factory: pytest.TempPathFactory) -> RunLocust:
     """Runs Locust to its end with these options and reads what it wrote."""
+    folder = tmp_path_factory.mktemp("locust")
 
     def run(options: LoadOptions, **how: Any) -> Run:
         if how.get("processes", 1) > 1:
-            how["master_port"] = free_port
+            how["master_port"] = _free_port()
         command = [*command_line(options, loglevel="INFO", **how), "--json"]
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
             timeout=RUN_TIMEOUT_S,
-            cwd=tmp_path,
+            cwd=folder,
             env=quiet_environment(),
         )
         assert done.returncode == 0, done.stderr

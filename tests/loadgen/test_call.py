@@ -17,9 +17,9 @@ from paceline.loadgen.timing import Record
 
 
 @pytest.fixture
-def wire(server: ScriptedServer) -> Iterator[GrpcWire]:
+def wire(own_server: ScriptedServer) -> Iterator[GrpcWire]:
     """A connection to the scripted server."""
-    made = GrpcWire(server.target, 1)
+    made = GrpcWire(own_server.target, 1)
     yield made
     made.close()
 
@@ -30,32 +30,32 @@ def run(wire: GrpcWire, prompt: Prompt, timeout_s: float = 20.0) -> tuple[Call, 
     return call, call.record(mode="m", worker=0)
 
 
-def test_a_planned_cancel_reaches_the_server(server: ScriptedServer, wire: GrpcWire) -> None:
+def test_a_planned_cancel_reaches_the_server(own_server: ScriptedServer, wire: GrpcWire) -> None:
     """A reader that leaves after five tokens ends the stream on the server too, and nothing has failed."""
     script = json.dumps({"gap_ms": 5.0})
     call, record = run(wire, Prompt("a", script, max_tokens=1_000_000, cancel_after=5))
     assert record.cancelled_by_plan and record.status == "CANCELLED" and not record.cut
     assert outcome(record) == "cancelled_by_plan" and not call.failed and call.ended
     assert record.counted_tokens == 5 and not record.gap
-    assert server.until_idle().requests_rejected == 1
-    assert server.load().output_tokens < 1000
+    assert own_server.until_idle().requests_rejected == 1
+    assert own_server.load().output_tokens < 1000
 
 
-def test_a_cancel_after_the_end_changes_nothing(server: ScriptedServer, wire: GrpcWire) -> None:
+def test_a_cancel_after_the_end_changes_nothing(own_server: ScriptedServer, wire: GrpcWire) -> None:
     """An answer shorter than the planned cancel comes to its own end."""
     _, record = run(wire, Prompt("a", "hello", max_tokens=4, cancel_after=9))
     assert record.ok and not record.cancelled_by_plan
-    assert server.until_idle().requests_rejected == 0
+    assert own_server.until_idle().requests_rejected == 0
 
 
-def test_a_missed_deadline_is_no_failure(server: ScriptedServer, wire: GrpcWire) -> None:
+def test_a_missed_deadline_is_no_failure(own_server: ScriptedServer, wire: GrpcWire) -> None:
     """The request's own deadline ends the call on both sides and is its own class."""
     script = json.dumps({"first_ms": 60_000.0})
     call, record = run(wire, Prompt("a", script, deadline_s=0.2))
     assert record.status == "DEADLINE_EXCEEDED" and record.deadline_s == 0.2
     assert record.missed_deadline and outcome(record) == "missed_deadline"
     assert not call.failed and call.ended
-    assert server.until_idle().requests_rejected == 1
+    assert own_server.until_idle().requests_rejected == 1
 
 
 def test_the_runs_own_time_limit_is_a_failure(wire: GrpcWire) -> None:
@@ -66,7 +66,7 @@ def test_the_runs_own_time_limit_is_a_failure(wire: GrpcWire) -> None:
     assert outcome(record) == "failed" and call.failed
 
 
-def test_the_next_turn_holds_the_servers_answer(server: ScriptedServer, wire: GrpcWire) -> None:
+def test_the_next_turn_holds_the_servers_answer(own_server: ScriptedServer, wire: GrpcWire) -> None:
     """What the server wrote comes back to it, word for word, in the request of the next turn."""
     opening = Prompt("a", "User: hi\nAssistant:", max_tokens=3, turns=(Turn("User: go on", 2),))
     call, first = run(wire, opening)
@@ -89,7 +89,7 @@ def test_the_record_says_what_was_asked(wire: GrpcWire) -> None:
     assert Record.from_json(record.to_json()) == record
 
 
-def test_the_context_of_the_served_model(server: ScriptedServer, wire: GrpcWire) -> None:
+def test_the_context_of_the_served_model(own_server: ScriptedServer, wire: GrpcWire) -> None:
     """The server says how many tokens its model holds; from one that is gone nothing is known."""
     assert wire.context_tokens(5.0) == 2048
     gone = GrpcWire("127.0.0.1:1", 1)

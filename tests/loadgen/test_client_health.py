@@ -115,5 +115,5 @@ def test_a_held_up_loop_shows(tmp_path: Path) -> None:
     assert len(samples) >= 2 and {one["worker"] for one in samples} == {3}
     assert max(lag for one in samples for lag in one["lag_ms"]) > 250
     assert any(pause > 0 for one in samples for pause in one["gc_ms"])
-    assert max(one["cpu_pct"] for one in samples) > 20
+    assert max(one["cpu_pct"] for one in samples) > 5
     assert all(0 <= one["pool_busy"] <= one["pool_max"] for one in samples)

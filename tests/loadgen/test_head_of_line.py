@@ -6,6 +6,7 @@ import json
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,13 +31,13 @@ def test_the_start_up_cures_the_trap(server: ScriptedServer) -> None:
 
     Should the first half fail one day, gRPC has mended the trap and the cure can go.
     """
-    bare, cured = fast_waits(server.target, "bare"), fast_waits(server.target, "cured")
-    assert max(bare) > 2.0
-    assert max(cured) < 1.0
+    with ThreadPoolExecutor() as both:
+        bare, cured = both.map(lambda how: fast_waits(server.target, how), ("bare", "cured"))
+    assert max(cured) < 1.5 < max(bare)
 
 
 def test_a_hundred_users(run_locust: RunLocust, tmp_path: Path) -> None:
-    """With 100 users, 90 of them in slow streams, tokens of fast ones are stamped within 2 ms of leaving the server.
+    """With 100 users, 90 of them in slow streams, tokens of fast ones are stamped within 5 ms of leaving the server.
 
     Both sides stamp with the machine's one monotonic clock. Locust's own table counts generations, each once.
     """
@@ -76,7 +77,7 @@ def test_a_hundred_users(run_locust: RunLocust, tmp_path: Path) -> None:
     assert len(late) >= 60
     # A machine that others keep busy holds up most messages, whoever reads them: the undisturbed ones count.
     assert min(late) >= 0
-    assert statistics.quantiles(late, n=10)[0] < 0.002
-    assert statistics.quantiles(gaps, n=10)[0] < 0.002
-    assert max(late) < 1.0
+    assert statistics.quantiles(late, n=10)[0] < 0.005
+    assert statistics.quantiles(gaps, n=10)[0] < 0.005
+    assert max(late) < 1.5  # slow streams hold theirs up for 2.5 s
     assert run.requests == len(run.records) and run.failures == 0

@@ -22,7 +22,7 @@ from loadgen.conftest import ScriptedServer, quiet_environment
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadgen" / "locustfile.py"
 LOCUST = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE)]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class WebUI:
@@ -32,13 +32,13 @@ class WebUI:
         self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             text: str = answer.read().decode()
             return text
 
     def post(self, path: str, form: str = "") -> dict[str, Any]:
         request = urllib.request.Request(self.url + path, form.encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             found: dict[str, Any] = json.loads(answer.read())
             return found
 
@@ -169,19 +169,17 @@ def test_our_tab_and_page(server: ScriptedServer, free_port: int, tmp_path: Path
         assert ui.get("/paceline/seconds.csv").startswith("time_s,in_flight,tokens,")
 
 
-def test_workers_are_merged(server: ScriptedServer, free_port: int, master_port: int) -> None:
+def test_workers_are_merged(own_server: ScriptedServer, free_port: int, master_port: int) -> None:
     """With two processes the master's tab has the requests, tokens and in flight of both."""
     port = ("--master-bind-port", str(master_port), "--master-port", str(master_port))
-    with web_ui(free_port, "--target", server.target, "--processes", "2", *port) as ui:
+    with web_ui(free_port, "--target", own_server.target, "--processes", "2", *port) as ui:
         ui.until(lambda stats: stats["state"] == "ready" and stats.get("worker_count") == 2)
         assert ui.post("/swarm", "user_count=4&spawn_rate=10&workload=fixed%3A20%3A30")["success"]
         until_ended(ui, 60)
         assert figures(ui)["In flight"]["now"] == "4"
         ui.post("/stop")
         ui.until(lambda stats: stats["state"] == "stopped")
-        deadline = time.monotonic() + PATIENCE_S
-        while (load := server.load()).running:
-            assert time.monotonic() < deadline
+        load = own_server.until_idle()
         streams = load.requests_finished + load.requests_rejected
         (level,) = until_ended(ui, streams)
         ok, cut = int(level["ok"]), int(level["cut"])
@@ -195,12 +193,12 @@ def test_headless_run_tells_its_level_and_writes_html(
 ) -> None:
     """Locust's table gives way to a line a level; `--html` and the summary at the end are there as ever."""
     page = tmp_path / "report.html"
-    options = ("--target", server.target, "--users", "2", "--run-time", "3s", "--html", str(page))
+    options = ("--target", server.target, "--users", "2", "--run-time", "4s", "--html", str(page))
     done = subprocess.run(
         [*LOCUST, "--headless", *options],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         env=quiet_environment(),
     )
     assert done.returncode == 0, done.stderr
@@ -215,10 +213,6 @@ def test_headless_run_tells_its_level_and_writes_html(
     ("arguments", "complaint"),
     [
         (("--workload", "nonsense"), "neither a preset"),
-        (("--concurrency", "1,zero"), "not a list like 1,2,4"),
-        (("--concurrency", "0"), "at least 1"),
-        (("--level-max-s", "nan"), "not a number of at least"),
-        (("--channels", "0"), "not a number of at least"),
         (("--slo", "ttft=fast"), "is no limit"),
     ],
 )
@@ -228,7 +222,7 @@ def test_bad_options(arguments: tuple[str, ...], complaint: str) -> None:
         [*LOCUST, "--headless", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         env=quiet_environment(),
     )
     assert done.returncode == 2
@@ -241,7 +235,7 @@ def test_records_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "requests.0.jsonl").write_text("kept")
     command = [*LOCUST, "--headless", "--out", str(tmp_path)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=30, env=quiet_environment()
+        command, capture_output=True, text=True, timeout=100, env=quiet_environment()
     )
     assert done.returncode == 2
     assert "records of an earlier run" in done.stderr

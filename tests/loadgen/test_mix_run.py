@@ -80,13 +80,15 @@ def test_conversations(server: ScriptedServer, run_locust: RunLocust, tmp_path: 
             assert record.prompt_tokens > before.prompt_tokens + before.output_tokens
 
 
-def test_leaving_and_missing(server: ScriptedServer, run_locust: RunLocust, tmp_path: Path) -> None:
+def test_leaving_and_missing(
+    own_server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
     """Planned cancels and missed deadlines end a level as good ends do: nothing failed, the server knows of each."""
     late = {"prompt": json.dumps({"first_ms": 60_000.0}), "deadline_s": 0.1}
     leaving = {"prompt": json.dumps({"gap_ms": 5.0}), "max_tokens": 100_000, "cancel_after": 4}
     path = tmp_path / "ends.jsonl"
     path.write_text("\n".join(map(json.dumps, [late, leaving, {"prompt": "{}", "max_tokens": 3}])))
-    options = replace(SHORT, target=server.target, concurrency=(3,), out=str(tmp_path / "out"))
+    options = replace(SHORT, target=own_server.target, concurrency=(3,), out=str(tmp_path / "out"))
     run = run_locust(replace(options, workload=str(path), level_min_s=0.0))
     counts = summarise_level(run.records, 3)["counts"]
     by_end = Counter(r.status for r in run.records)
@@ -96,4 +98,4 @@ def test_leaving_and_missing(server: ScriptedServer, run_locust: RunLocust, tmp_
     assert run.failures == counts["failed"] == counts["shed"] == counts["cut"] == 0
     assert run.requests == len(run.records)
     gone = counts["missed_deadline"] + counts["cancelled_by_plan"]
-    assert server.until_idle().requests_rejected == gone
+    assert own_server.until_idle().requests_rejected == gone

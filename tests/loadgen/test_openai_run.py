@@ -37,16 +37,18 @@ def test_a_sweep_with_late_requests(run_locust: RunLocust, tmp_path: Path) -> No
         run = run_locust(options)
     (header,) = run.headers
     assert header["protocol"] == "openai" and header["lengths"]["context_tokens"] == 4096
-    for level in (2, 4):
+    for place, level in enumerate((2, 4)):
         records = [record for record in run.records if record.level == level]
-        assert [record.status for record in records if record.cut] == ["CANCELLED"]
+        cut = [record for record in records if record.cut]
+        assert f"run-{place}-p0" in {record.id for record in cut}  # others where a machine is slow
+        assert {record.status for record in cut} == {"CANCELLED"} and len(cut) <= level
         ended = [record for record in records if not record.cut]
         assert all(r.ok and r.tokens == [1, 2, 2, 2] and r.server is None for r in ended)
         summary = summarise_level(records, level)
-        assert summary["counts"]["cut"] == 1 and summary["counts"]["failed"] == 0
+        assert summary["counts"]["cut"] == len(cut) and summary["counts"]["failed"] == 0
         assert summary["integrity"]["token_mismatch"] == summary["integrity"]["sequence_gaps"] == 0
     assert run.failures == 0
-    assert run.requests == len(run.records) - 2
+    assert run.requests == sum(not record.cut for record in run.records)
     figures = client_figures(read_health(out))
     assert figures["cpu_pct"] > 0 and figures["loop_lag_p99_ms"] >= 0
     assert [one["worker"] for one in figures["processes"]] == [0]

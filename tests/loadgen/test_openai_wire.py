@@ -24,7 +24,7 @@ from paceline.loadgen.timing import Record
 from paceline.loadgen.wire_options import base_url
 
 SERVER = Path(__file__).with_name("openai_server.py")
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def test_without_usage_a_message_is_a_token(wire: OpenAIWire) -> None:
 
 
 def test_times_are_the_servers(served: Served, wire: OpenAIWire) -> None:
-    """The client's stamps follow the server's own, taken from the same clock, within 2 ms: TTFT and every gap."""
+    """The client's stamps follow the server's own, taken from the same clock, within 5 ms: TTFT and every gap."""
     records = [run(wire, prompt(20, first_ms=15.0, gap_ms=3.0))[1] for _ in range(5)]
     late, gaps = [], []
     for record, line in zip(records, served.noted(5), strict=True):
@@ -114,8 +114,8 @@ def test_times_are_the_servers(served: Served, wire: OpenAIWire) -> None:
         ]
     # A machine that others keep busy holds up some, whoever reads them: the undisturbed ones count.
     assert min(late) >= 0
-    assert min(late) < 0.002
-    assert statistics.quantiles(gaps, n=10)[0] < 0.002
+    assert min(late) < 0.005
+    assert statistics.quantiles(gaps, n=10)[0] < 0.005
 
 
 def test_what_is_sent(served: Served, wire: OpenAIWire) -> None:
@@ -189,7 +189,7 @@ def test_a_stream_that_breaks_off(wire: OpenAIWire) -> None:
 def test_the_time_limit(wire: OpenAIWire) -> None:
     """What outlasts its time limit is DEADLINE_EXCEEDED, in silence and between tokens alike."""
     _, silent = run(wire, prompt(first_ms=60_000.0), timeout_s=0.2)
-    _, slow = run(wire, prompt(100_000, gap_ms=5.0), timeout_s=0.3)
+    _, slow = run(wire, prompt(100_000, gap_ms=5.0), timeout_s=1.0)
     assert silent.status == slow.status == "DEADLINE_EXCEEDED"
     assert slow.counted_tokens > 1
 

@@ -56,6 +56,26 @@ def test_arguments_round_trip(options: LoadOptions) -> None:
     assert LoadOptions().to_arguments() == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--concurrency", "1,zero"], "not a list like 1,2,4"),
+        (["--concurrency", "0"], "at least 1"),
+        (["--level-max-s", "nan"], "not a number of at least"),
+        (["--channels", "0"], "not a number of at least"),
+    ],
+)
+def test_bad_values(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad value is refused in one line that names its flag, with exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        parse(arguments)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert arguments[0] in last and complaint in last
+
+
 def test_command_line() -> None:
     """The command runs Locust headless on the installed locustfile, with the settings at its end."""
     options = LoadOptions(target="127.0.0.1:7", concurrency=(1, 2))

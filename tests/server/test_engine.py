@@ -25,7 +25,7 @@ from paceline.server.request import FinishReason, Output, Request, SamplingParam
 from paceline.server.step import Step
 from paper_model import expected_tokens
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 def request(id: str, max_tokens: int = 5, prompt: tuple[int, ...] = (3, 4), **more: Any) -> Request:

@@ -15,7 +15,7 @@ from paceline.server.step import Sampled, Step
 from paper_model import expected_tokens
 from scheduler_bench import Bench, request
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Recorder(MockRunner):

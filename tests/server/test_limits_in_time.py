@@ -38,7 +38,7 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
 async def test_deadline_while_decoding_frees_pages(tokenizer: Tokenizer) -> None:
     """The call ends with DEADLINE_EXCEEDED, its pages are free, and work stops."""
     async with serving(tokenizer, slow(tokenizer)) as served:
-        error = await failure(unary(served, generation(max_tokens=ENDLESS), timeout=0.3))
+        error = await failure(unary(served, generation(max_tokens=ENDLESS), timeout=0.6))
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         load = await served.idle()
         assert not served.in_flight
@@ -62,7 +62,7 @@ async def test_deadline_holds_for_a_stream(tokenizer: Tokenizer) -> None:
     """A stream gives what it can and then DEADLINE_EXCEEDED."""
     async with serving(tokenizer, slow(tokenizer)) as served:
         call = served.stub.GenerateStream(
-            pb.GenerateStreamRequest(generation=generation(max_tokens=ENDLESS)), timeout=0.3
+            pb.GenerateStreamRequest(generation=generation(max_tokens=ENDLESS)), timeout=0.6
         )
         got = 0
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -76,7 +76,7 @@ async def test_deadline_holds_for_a_stream(tokenizer: Tokenizer) -> None:
 async def test_time_limit_ends_in_peace(tokenizer: Tokenizer) -> None:
     """`time_limit_ms` gives OK, the text so far and TIME_LIMIT; running or still in the queue."""
     async with serving(tokenizer, slow(tokenizer), mode="sequential") as served:
-        first = unary(served, generation(max_tokens=ENDLESS, time_limit_ms=400))
+        first = unary(served, generation(max_tokens=ENDLESS, time_limit_ms=1000))
         await served.until(lambda load: load.running == 1)
         queued = await unary(served, generation(time_limit_ms=100))
         (nothing,) = queued.result.completions

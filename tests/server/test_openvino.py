@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import defaultdict
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,15 @@ from tiny_models import (
     FAMILIES,
     MAX_POSITIONS,
     greedy_reference,
+    mixed_work,
     model_info,
+    references,
     save_tiny_model,
     tiny_model,
 )
 
 GREEDY = SamplingParams(temperature=0.0)
-NUM_PAGES = 8  # too few for all rows: preemption happens
+NUM_PAGES = 5  # too few for all rows: preemption happens
 TAKEN = [family for family in FAMILIES if family != "gemma2"]  # OpenVINO has no soft-caps
 
 
@@ -68,23 +69,6 @@ def engine_config(mode: Mode = Mode.CONTINUOUS, **more: object) -> EngineConfig:
 
 def model_config(**settings: object) -> ModelConfig:
     return ModelConfig.model_validate({"kv_cache_mib": 4, "runtime": "openvino"} | settings)
-
-
-@cache
-def work() -> list[tuple[list[int], int]]:
-    """Prompts of 1 to 90 tokens, some with a long common prefix, outputs of 20 to 60 tokens."""
-    rng = random.Random(7)
-    prompts = [[rng.randrange(256) for _ in range(rng.randint(1, 90))] for _ in range(10)]
-    common = [rng.randrange(256) for _ in range(70)]
-    prompts += [common + prompt[:5] for prompt in prompts[:4]]
-    return [(prompt, rng.randint(20, 60)) for prompt in prompts]
-
-
-@cache
-def references(family: str) -> list[list[int]]:
-    torch.set_num_threads(1)
-    _, model = tiny_model(family)
-    return [greedy_reference(model, prompt, length) for prompt, length in work()]
 
 
 class Drive:
@@ -120,8 +104,8 @@ def test_tokens_equal_generate(family: str) -> None:
     assert isinstance(made, OpenVinoRunner)
     for mode in Mode:
         drive, rng = Drive(made, engine_config(mode)), random.Random(mode.value)
-        cancelled = set(rng.sample(range(len(work())), 2))
-        for i, (prompt, length) in enumerate(work()):
+        cancelled = set(rng.sample(range(len(mixed_work())), 2))
+        for i, (prompt, length) in enumerate(mixed_work()):
             drive.add(str(i), prompt, length)
             for _ in range(rng.randint(0, 2)):
                 drive.step()

@@ -23,12 +23,20 @@ from paceline.server.runner import attention
 from paceline.server.runner.loading import LoadedModel, load
 from paceline.server.runner.torch_runner import TorchRunner
 from paceline.server.scheduler import Scheduler
-from tiny_models import FAMILIES, MAX_POSITIONS, greedy_reference, model_info, tiny_model
+from tiny_models import (
+    FAMILIES,
+    MAX_POSITIONS,
+    greedy_reference,
+    mixed_work,
+    model_info,
+    references,
+    tiny_model,
+)
 
 GREEDY = SamplingParams(temperature=0.0)
-NUM_PAGES = 60  # too few for eight rows: preemption happens
+NUM_PAGES = 45  # too few for eight rows: preemption happens
+Work = list[tuple[list[int], list[int]]]  # prompts, and the tokens that follow each
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-Work = list[tuple[list[int], int]]  # prompts and output lengths
 
 
 @cache
@@ -40,22 +48,6 @@ def loaded(family: str, device: str) -> LoadedModel:
     model.set_attn_implementation(attention.register())
     info = model_info(family, model)
     return LoadedModel(model, config, None, info, model.device, model.dtype, 1)  # type: ignore[arg-type]
-
-
-def mixed_work() -> Work:
-    """Prompts of 1 to 60 tokens, some with a long common prefix, outputs of 1 to 24 tokens."""
-    rng = random.Random(7)
-    prompts = [[rng.randrange(256) for _ in range(rng.randint(1, 60))] for _ in range(14)]
-    common = [rng.randrange(256) for _ in range(37)]
-    prompts += [common + prompt[:5] for prompt in prompts[:4]]
-    return [(prompt, rng.randint(1, 24)) for prompt in prompts]
-
-
-@cache
-def references(family: str) -> list[list[int]]:
-    torch.set_num_threads(1)
-    _, model = tiny_model(family)
-    return [greedy_reference(model, prompt, length) for prompt, length in mixed_work()]
 
 
 class Drive:
@@ -170,32 +162,38 @@ PROMPTS = (
 @pytest.mark.parametrize("mode", [Mode.STATIC, Mode.CONTINUOUS])
 def test_the_embedded_model_equals_generate(mode: Mode) -> None:
     """The real default model, batched on real prompts, says what it says one prompt at a time."""
-    plain, ours = embedded()
-    prompts = [plain.tokenizer.encode(prompt) for prompt in PROMPTS]
+    ours, expected = embedded()
     config = EngineConfig(mode=mode, max_batch_size=4, max_wait_ms=0, max_step_tokens=16)
     runner = TorchRunner(ours, config, ModelConfig(kv_cache_mib=64))
     pages = PagePool(runner.num_pages, config.page_size)
     scheduler = Scheduler(config, pages, 512, runner.buckets)
     got: defaultdict[str, list[int]] = defaultdict(list)
-    for i, prompt in enumerate(prompts):
-        stopping = StoppingParams(8 + 4 * i)
+    for i, (prompt, tokens) in enumerate(expected):
+        stopping = StoppingParams(len(tokens))
         scheduler.add(Request(str(i), tuple(prompt), GREEDY, stopping, 0.0))
     while (step := scheduler.plan(0.0)) is not None:
         samples = runner.collect(runner.launch(step))
         for output in scheduler.apply(step, samples, 0.0):
             got[output.request_id] += output.token_ids
 
-    for i, prompt in enumerate(prompts):
-        assert got[str(i)] == greedy_reference(plain.model, list(prompt), 8 + 4 * i), PROMPTS[i]
+    for i, (_, tokens) in enumerate(expected):
+        assert got[str(i)] == tokens, PROMPTS[i]
 
 
 @cache
-def embedded() -> tuple[LoadedModel, LoadedModel]:
-    """The embedded model twice: as transformers computes it, and with our attention."""
-    config = ModelConfig(dtype="float32", device="cpu", num_threads=2)
+def embedded() -> tuple[LoadedModel, Work]:
+    """The embedded model with our attention; prompts, and what transformers' own made of them before."""
     try:
-        return load(config), load(config, attention.register())
+        loaded = load(ModelConfig(dtype="float32", device="cpu", num_threads=2))
     except SetupError as exc:
         if "no package index within reach" in str(exc):
             pytest.skip(str(exc))
         raise
+    prompts = [loaded.tokenizer.encode(prompt) for prompt in PROMPTS]
+    lengths = range(6, 6 + 3 * len(prompts), 3)
+    expected = [
+        (prompt, greedy_reference(loaded.model, prompt, length))
+        for prompt, length in zip(prompts, lengths, strict=True)
+    ]
+    loaded.model.set_attn_implementation(attention.register())
+    return loaded, expected

@@ -31,12 +31,13 @@ from tiny_models import FAMILIES, MAX_POSITIONS, greedy_reference, model_info, t
 FAMILIES_HERE = FAMILIES if DEVICE.type == "cuda" else ("llama", "gemma2")
 GREEDY = SamplingParams(temperature=0.0)
 NUM_PAGES = 14  # too few for all rows: preemption happens
+LAYERS = 2  # one of each kind
 
 
 def loaded(family: str) -> LoadedModel:
     """A tiny model of its own for each test: a runner takes it apart."""
     torch.set_num_threads(1)
-    config, model = tiny_model(family)
+    config, model = tiny_model(family, num_hidden_layers=LAYERS)
     torch.nn.Module.to(model, DEVICE)
     info = model_info(family, model)
     return LoadedModel(model, config, None, info, model.device, model.dtype, 1)  # type: ignore[arg-type]
@@ -91,17 +92,17 @@ class Drive:
 
 
 def work() -> list[tuple[list[int], int]]:
-    """Prompts of 1 to 25 tokens, two with a common beginning, outputs of 9 to 14 tokens."""
+    """Prompts of 1 to 25 tokens, two with a common beginning, outputs of 5 to 8 tokens."""
     rng = random.Random(11)
     prompts = [[rng.randrange(256) for _ in range(n)] for n in (1, 25, 9, 17)]
     prompts += [[*prompts[1][:21], 3, 4]]
-    return [(prompt, rng.randint(9, 14)) for prompt in prompts]
+    return [(prompt, rng.randint(5, 8)) for prompt in prompts]
 
 
 @cache
 def references(family: str) -> list[list[int]]:
     torch.set_num_threads(1)
-    _, model = tiny_model(family)
+    _, model = tiny_model(family, num_hidden_layers=LAYERS)
     return [greedy_reference(model, prompt, length) for prompt, length in work()]
 
 
@@ -119,7 +120,7 @@ def test_tokens_equal_generate(family: str) -> None:
     assert load.cached_tokens > 0 and load.preemptions > 0
 
 
-def beginnings(drive: Drive, tokens: int = 3) -> list[list[int]]:
+def beginnings(drive: Drive, tokens: int = 2) -> list[list[int]]:
     """The first tokens of all work, driven from beginning to end."""
     for i, (prompt, _) in enumerate(work()):
         drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, StoppingParams(tokens), 0.0))
@@ -130,13 +131,13 @@ def beginnings(drive: Drive, tokens: int = 3) -> list[list[int]]:
 def test_static_batches() -> None:
     """Rectangles with rows of padding go through the same line of tokens."""
     drive = Drive("llama", Mode.STATIC)
-    assert beginnings(drive) == [tokens[:3] for tokens in references("llama")]
+    assert beginnings(drive) == [tokens[:2] for tokens in references("llama")]
 
 
 def test_transformers_own_layers_say_the_same() -> None:
     """Without the fused layers, the model's own code runs on the same kernels."""
     drive = Drive("llama", fused_layers=False)
-    assert beginnings(drive) == [tokens[:3] for tokens in references("llama")]
+    assert beginnings(drive) == [tokens[:2] for tokens in references("llama")]
 
 
 @pytest.mark.filterwarnings(
@@ -146,7 +147,7 @@ def test_a_row_of_not_a_number_harms_nobody() -> None:
     """A request with a NaN embedding fails; who shares its prefix or gets its pages does not."""
     poison, prefix = 255, list(range(40, 52))
     prompts = [[*prefix, 1], [*prefix, 2, 3]]
-    _, plain = tiny_model("llama")
+    _, plain = tiny_model("llama", num_hidden_layers=LAYERS)
     expected = [greedy_reference(plain, prompt, 6) for prompt in prompts]
     assert all(poison not in tokens for tokens in expected)
     drive = Drive("llama", poison=poison)
@@ -161,13 +162,14 @@ def test_a_row_of_not_a_number_harms_nobody() -> None:
 
 def test_deterministic_among_neighbours() -> None:
     """Tokens and log-probabilities are the same to the last bit alone and in a crowd."""
-    target = Request("t", tuple(range(9, 24)), GREEDY, StoppingParams(5), 0.0, logprobs=2)
+    target = Request("t", tuple(range(9, 21)), GREEDY, StoppingParams(3), 0.0, logprobs=2)
     seen = []
-    for neighbours in (0, 3):
-        drive = Drive("llama", engine={"deterministic": True, "prefill_chunk": 8})
+    for neighbours in (0, 2):
+        bounds: dict[str, object] = {"max_batch_size": 3, "prefill_chunk": 8, "deterministic": True}
+        drive = Drive("llama", engine=bounds)
         rng = random.Random(neighbours)
         for i in range(neighbours):
-            prompt = tuple(rng.randrange(256) for _ in range(rng.randint(1, 12)))
+            prompt = tuple(rng.randrange(256) for _ in range(rng.randint(1, 8)))
             sampling = SamplingParams(temperature=0.9, seed=i)
             drive.scheduler.add(Request(f"n{i}", prompt, sampling, StoppingParams(4), 0.0))
             drive.step()
@@ -175,16 +177,14 @@ def test_deterministic_among_neighbours() -> None:
         drive.finish()
         outputs = drive.outputs["t"]
         seen.append([(output.token_ids, output.logprobs) for output in outputs])
-    assert len(seen[0]) == 5
+    assert len(seen[0]) == 3
     assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize(
     "engine",
     [
-        {"max_batch_size": 32, "max_step_tokens": 1024},
         {"max_batch_size": 1, "max_step_tokens": 1000},
-        {"max_batch_size": 16, "max_step_tokens": 3000},
         {"max_batch_size": 3, "max_step_tokens": 16, "deterministic": True, "prefill_chunk": 64},
     ],
     ids=str,
@@ -192,14 +192,11 @@ def test_deterministic_among_neighbours() -> None:
 def test_every_step_fits_into_the_line(engine: dict[str, object]) -> None:
     """Whatever the bounds are, the longest prompt chunk that they allow can be laid out."""
     drive = Drive("llama", engine=engine)
+    assert max(drive.runner.buckets.lines) >= 50
     prompt = tuple(range(50))
-    drive.scheduler.add(Request("0", prompt, GREEDY, StoppingParams(2), 0.0))
+    drive.scheduler.add(Request("0", prompt, GREEDY, StoppingParams(1), 0.0))
     drive.finish()
-    assert len(drive.tokens["0"]) == 2
-    runner = drive.runner
-    assert max(runner.buckets.lines) >= 50 or not engine.get("deterministic")
-    for shape in runner.usual_shapes():
-        assert shape.length <= runner.line_length
+    assert len(drive.tokens["0"]) == 1
 
 
 def test_sampling_parameters_reach_the_device() -> None:
@@ -213,10 +210,10 @@ def test_sampling_parameters_reach_the_device() -> None:
             (
                 (
                     SamplingParams(0.0, frequency_penalty=1.5, presence_penalty=0.5),
-                    StoppingParams(7),
+                    StoppingParams(5),
                 ),
-                (SamplingParams(0.0, repetition_penalty=1.4), StoppingParams(7)),
-                (SamplingParams(0.9, top_k=20, top_p=0.9, seed=5), StoppingParams(6)),
+                (SamplingParams(0.0, repetition_penalty=1.4), StoppingParams(5)),
+                (SamplingParams(0.9, top_k=20, top_p=0.9, seed=5), StoppingParams(4)),
                 (
                     SamplingParams(0.0, logit_bias=((7, 50.0),)),
                     StoppingParams(5, min_tokens=3, stop_token_ids=frozenset({7})),

@@ -61,6 +61,8 @@ FULL_PARAMS = [
     SamplingParams(logit_bias=((3, 4.0), (5, -100.0), (96, 7.0)), top_p=0.9),
     SamplingParams(temperature=0.0, logit_bias=((2, 1.5),)),
 ]
+# One of each way through the kernels: greedy, plain, every filter, flat, and greedy, drawn and biased with history.
+EVERY_WAY = [SAMPLED_PARAMS[i] for i in (0, 1, 4, 12)] + [FULL_PARAMS[i] for i in (0, 1, 3)]
 
 
 def make_state(slots: int, vocab: int, small: bool = True) -> SamplingState:
@@ -151,13 +153,13 @@ def test_noise_and_products_are_bit_equal() -> None:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_greedy_takes_the_first_of_the_largest(dtype: torch.dtype) -> None:
     """The lowest id among equals, in whichever chunks they lie, in every variant."""
-    logits = random_logits(9, 1000, 1, 3.0, 1.0).clamp(max=6).to(dtype)
-    logits[8] = 0.0
-    rows = [SampleRow(GREEDY, 0)] * 9
+    logits = random_logits(5, 1000, 1, 3.0, 1.0).clamp(max=6).to(dtype)
+    logits[4] = 0.0
+    rows = [SampleRow(GREEDY, 0)] * 5
     expected = sample_tokens(logits, rows).tolist()
-    assert expected[8] == 0
+    assert expected[4] == 0
     for variant in Variant:
-        assert choose(make_state(9, 1000), logits, rows, variant=variant) == expected
+        assert choose(make_state(5, 1000), logits, rows, variant=variant) == expected
 
 
 @settings(max_examples=12, deadline=None)
@@ -214,9 +216,9 @@ def neighbours(logits: Tensor, row: SampleRow) -> set[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_draws_are_the_slow_path_s() -> None:
-    """All draws but at most one are equal, and that one is a neighbour: of a thousand on a GPU, of 200 interpreted."""
+    """All draws but at most one are equal, and that one is a neighbour: of a thousand on a GPU, of 90 interpreted."""
     rng = random.Random(0)
-    each = 56 if DEVICE.type == "cuda" else 11
+    each = 56 if DEVICE.type == "cuda" else 5
     rows = [
         SampleRow(
             dataclasses.replace(params, seed=rng.getrandbits(64)),
@@ -238,29 +240,29 @@ def test_draws_are_the_slow_path_s() -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("scale", [3.0, 0.05])
 def test_a_real_vocabulary(scale: float) -> None:
-    """49,152 tokens, peaked, and so flat that they do not fit the candidates."""
-    params = [SamplingParams(), SamplingParams(top_p=0.9), SamplingParams(top_k=40), GREEDY]
+    """32,000 tokens, peaked, and so flat that they do not fit the candidates."""
+    params = [SamplingParams(), SamplingParams(top_p=0.9), GREEDY]
     params.append(SamplingParams(top_k=9000, top_p=0.8))
     rows = [SampleRow(dataclasses.replace(p, seed=i), i) for i, p in enumerate(params)]
-    logits = random_logits(len(rows), 49_152, 3, scale, None).to(torch.bfloat16)
-    got = choose(make_state(len(rows), 49_152, small=False), logits, rows)
+    logits = random_logits(len(rows), 32_000, 3, scale, None).to(torch.bfloat16)
+    got = choose(make_state(len(rows), 32_000, small=False), logits, rows)
     assert_close_enough(got, logits, rows)
 
 
-@pytest.mark.parametrize("params", SAMPLED_PARAMS + FULL_PARAMS, ids=str)
+@pytest.mark.parametrize("params", EVERY_WAY, ids=str)
 def test_a_row_without_usable_logits_harms_nobody(params: SamplingParams) -> None:
     """NaN anywhere or an infinite largest logit gives no token for that row, and for it alone."""
     clean = random_logits(6, 97, 0, 3.0, None).to(torch.bfloat16)
     rows = [SampleRow(params, i, output_ids=(1, 2)) for i in range(6)]
-    expected = choose(make_state(6, 97), clean, rows)
+    first, last = choose(make_state(2, 97), clean[[0, 5]], [rows[0], rows[5]])
     broken = clean.clone()
     broken[1, 70] = math.nan
     broken[2] = math.nan
     broken[3, 8] = math.inf
     broken[4] = -math.inf
     tokens = choose(make_state(6, 97), broken, rows)
-    assert tokens == [expected[0], *[NO_TOKEN] * 4, expected[5]]
-    assert NO_TOKEN not in expected
+    assert tokens == [first, *[NO_TOKEN] * 4, last]
+    assert NO_TOKEN not in (first, last)
 
 
 def test_an_overflow_after_temperature_gives_no_token() -> None:
@@ -286,7 +288,7 @@ def test_rows_of_padding_change_nothing(variant: Variant) -> None:
     assert tokens == [int(logits[0].argmax()), 0, int(logits[2].argmax()), 0]
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.data(), st.randoms(use_true_random=False))
 def test_a_token_depends_on_its_row_alone(data: st.DataObject, rng: random.Random) -> None:
     """Alone or among mates, in any order and in any slot, a row gets the same token."""
@@ -312,7 +314,7 @@ def test_penalties_follow_the_tokens_that_were_chosen(params: SamplingParams) ->
     state = make_state(3, 97)
     state.set_rows([2, 0, 1], [set_row(row) for row in rows])
     output = [list(row.output_ids) for row in rows]
-    for step in range(8):
+    for step in range(4):
         logits = random_logits(3, 97, step % 2, 0.5, None)
         tokens = launch(state, logits, [2, 0, 1], [3 + step] * 3, Variant.FULL)
         now = [

@@ -104,10 +104,10 @@ class OpenLoop:
         self._begun_s = start_s
         self._enter("steady", rate)
         seen = self._watch(start_s, schedule.seconds)
-        told = self._told()
         self._enter("drain", rate)
         self._announce(replace(stage, open=False))
         self._drain(stage, workers)
+        told = self._told()
         saturated = over_saturated(seen, rate)
         logger.info("rate %g: done", rate)
         if told.dropped or told.late:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from paceline.loadgen.figures import write_figures
 from paceline.loadgen.report_markdown import markdown_report
 from paceline.loadgen.report_page import report_page
 from paceline.loadgen.tables import levels_table
@@ -64,6 +63,8 @@ class RunFolder:
         write_levels(self.path / "levels.csv", summary)
         (self.path / "report.md").write_text(markdown_report(summary), encoding="utf-8")
         self.report.write_text(report_page(summary), encoding="utf-8")
+        from paceline.loadgen.figures import write_figures  # Matplotlib takes a second to import
+
         write_figures(self.path, summary)
         self._point_latest()
 

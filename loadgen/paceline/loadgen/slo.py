@@ -7,8 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from paceline.loadgen.outcomes import outcome
 from paceline.loadgen.timing import Record
 
@@ -96,7 +94,7 @@ def _broken(limit: Limit, record: Record) -> bool:
 
 def _quantile(limit: Limit, records: Sequence[Record]) -> float:
     values = [_endless(limit, record) for record in records]
-    return float(np.quantile(values, limit.quantile, method="higher"))
+    return sorted(values)[math.ceil(limit.quantile * (len(values) - 1))]
 
 
 def _endless(limit: Limit, record: Record) -> float:

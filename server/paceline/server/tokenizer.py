@@ -129,6 +129,11 @@ class Tokenizer:
         return (token for token, added_token in added.items() if added_token.special)
 
 
+def prepare() -> None:
+    """Imports what `load` needs, which takes a second or two."""
+    from transformers import AutoTokenizer  # noqa: F401
+
+
 def load(source: str | Path, generic: bool = False) -> Tokenizer:
     """The tokenizer of a folder, a GGUF file or a hub name. SetupError where there is none.
 

@@ -68,6 +68,7 @@ class FrontendProcess:
             self._tell(SetupFailed(str(exc)))
             return 2
         self._tell(Listening())
+        self._in_background(in_daemon_thread(tokenizer.prepare))  # while the engine loads the model
         publishing = asyncio.create_task(self._publish())
         self._following = asyncio.create_task(self._follow())
         try:

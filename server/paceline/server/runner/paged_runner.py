@@ -102,11 +102,6 @@ class PagedRunner:
         if self._on_gpu:
             torch.cuda.synchronize(self._device)  # what the default stream made is there for ours
 
-    @property
-    def line_length(self) -> int:
-        """Elements of the longest line that a step can be laid out in."""
-        return len(self._line)
-
     def warm_up(self) -> None:
         """Compiles and captures every usual shape, the largest first, so that later ones fit in its memory."""
         self._take_device()
