@@ -82,18 +82,14 @@ DEFINITIONS = (
     ),
     (
         "Fairness",
-        "Medians of the requests in each quarter of the prompt lengths, and of each kind in a mix; max/min is the"
-        " largest of these medians over the smallest, of groups with at least five requests.",
+        "Medians of the requests in each quarter of the prompt lengths, and of each kind in a mix; max/median is the"
+        " largest of these medians over the median of all requests, of groups with at least five requests: 1 where"
+        " nobody waits longer than others.",
     ),
     (
         "Little's law",
         "Requests in flight against completions per second times their mean E2E. Allowed: 5 %, or twice the spread that"
         " the ages of what is in flight at the window's two edges make by themselves, if that is more.",
-    ),
-    (
-        "Limit",
-        "Client: its process used at least 85 % of a core, or its sends were late. Server: busy at least 90 % of the"
-        " window. Unknown: neither.",
     ),
     (
         "Percentiles",

@@ -61,7 +61,7 @@ def fairness_table(summary: Summary) -> Table:
                 ratios = [ratio(found["ratio"][key]) for key in ("ttft_ms", "tpot_ms")]
                 rows.append(Row(mode, (*who, *times, *(ratios if at == 0 else ("", ""))), at == 0))
     headings: tuple[str, ...] = ("Mode", "Level", "Requests with", "n", "TTFT p50", "TPOT p50")
-    return Table((*headings, "E2E per token", "TTFT max/min", "TPOT max/min"), tuple(rows))
+    return Table((*headings, "E2E per token", "TTFT max/median", "TPOT max/median"), tuple(rows))
 
 
 def health_table(summary: Summary) -> Table:
