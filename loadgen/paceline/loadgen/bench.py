@@ -18,7 +18,7 @@ from paceline.loadgen.load_run import LoadRuns
 from paceline.loadgen.open_bench import OpenBench
 from paceline.loadgen.open_plan import plan_for
 from paceline.loadgen.probe import NotServing, Probe
-from paceline.loadgen.progress import Progress
+from paceline.loadgen.progress import AT_ONCE, PER_SECOND, Progress
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.servers import Server, ServerFailed, start_server
 from paceline.loadgen.summary import ModeRun, RunData, build_summary
@@ -79,7 +79,7 @@ class Bench:
         """Raises ServerFailed where the first server does not come up; else problems become notes."""
         modes = self.options.modes if not self._foreign else (self._foreign_mode(),)
         for mode in modes:
-            self.progress.plan(mode, self._planned)
+            self.progress.plan(mode, self._planned, PER_SECOND if self.options.open else AT_ONCE)
         if self.options.baselines:
             self.progress.plan(BASELINES[0], (1,))
             self.progress.plan(BASELINES[1], self.plan.baseline_sizes)

@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 
 from paceline.loadgen.access import AccessError
+from paceline.loadgen.batches import batch_table
 from paceline.loadgen.bench import Bench
 from paceline.loadgen.bench_options import BenchOptions, Plan, parse
 from paceline.loadgen.http_probe import open_probe
@@ -21,7 +22,7 @@ from paceline.loadgen.probe import NotServing
 from paceline.loadgen.progress import Progress
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.servers import ServerFailed, prepare_model
-from paceline.loadgen.tables import batch_table, short_table
+from paceline.loadgen.tables import short_table
 from paceline.loadgen.terminal import board
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paceline.loadgen.batches import batch_table
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.kind_table import kinds_table
-from paceline.loadgen.tables import batch_table, levels_table, short_table, where_table
+from paceline.loadgen.tables import levels_table, short_table, where_table
 from paceline.loadgen.tables_of_measures import (
     fairness_table,
     goodput_table,

@@ -14,7 +14,7 @@ from paceline.loadgen.timeline import lanes, level_spans, occupancy
 from paceline.loadgen.timing import Record
 from paceline.loadgen.verdicts import verdicts
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LANE_LEVEL = 8
 
 
