@@ -50,6 +50,8 @@ PURE_LOAD = {
         "flags",
         "open_words",
         "rate_search",
+        "repeat_table",
+        "repeats",
         "saturation",
         "schedule",
         "units",

@@ -4,7 +4,8 @@ import pytest
 
 from paceline.loadgen.baseline_runs import baseline_command
 from paceline.loadgen.bench_cli import main
-from paceline.loadgen.bench_options import load_options, make_plan, parse
+from paceline.loadgen.bench_options import parse
+from paceline.loadgen.bench_plan import load_options, make_plan
 from paceline.loadgen.servers import serve_command
 
 

@@ -33,7 +33,8 @@ DEFINITIONS = (
         "Rate, arrivals",
         "Open loop: requests a second that come by a seeded schedule of absolute times, whatever the server does. A"
         " level of a rate holds just rate x seconds arrivals. Its window goes from the first to the last of them that"
-        " is due after warm-up (the first 15 %).",
+        " is due after warm-up (the first 15 %). Where an arrival begins a conversation, its later turns come beside"
+        " them: each is due a think time after the answer before it, and its latencies from schedule count from then.",
     ),
     (
         "Over-saturated",
@@ -90,6 +91,12 @@ DEFINITIONS = (
         "Little's law",
         "Requests in flight against completions per second times their mean E2E. Allowed: 5 %, or twice the spread that"
         " the ages of what is in flight at the window's two edges make by themselves, if that is more.",
+    ),
+    (
+        "Repeats, noise floor",
+        "With `--repeat N` all systems are measured N times, in an order that turns by one each time. Charts and tables"
+        " show of each level the repeat with the median throughput. Over the repeats: median, mean with its 95 %"
+        " interval by Student's t, variation (standard deviation / mean), noise floor (largest / smallest - 1).",
     ),
     (
         "Percentiles",

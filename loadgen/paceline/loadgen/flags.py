@@ -33,6 +33,7 @@ def flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
     doubts = _latency_flags(summary)
     told += doubts
     told += _integrity_flags(summary)
+    told += _repeat_flags(summary)
     told.append(_limit_flag(found["limit"]))
     told += [_goodput_flag(one) for one in found["best_goodput"]]
     if not weak and not doubts and summary["levels"]:
@@ -73,6 +74,18 @@ def _where(levels: list[dict[str, Any]], summary: Summary) -> str:
     if len(levels) > 4:
         return f"{len(levels)} of {len(summary['levels'])} levels"
     return listing([f"{system(one['mode']).short} at {size(one)}" for one in levels])
+
+
+def _repeat_flags(summary: Summary) -> list[dict[str, str]]:
+    """How far the repeats of the noisiest level lie apart."""
+    levels = [one for one in summary["levels"] if one["repeats"]]
+    floors = [one["repeats"]["figures"]["output_tok_s"]["noise_floor"] for one in levels]
+    known = [floor for floor in floors if floor is not None]
+    if not known:
+        return []
+    most = max(one["repeats"]["n"] for one in levels)
+    text = f"Measured {most} times: throughputs of the same level differ by at most"
+    return [_flag("note", f"{text} {percent(max(known))}")]
 
 
 def _integrity_flags(summary: Summary) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
 from paceline.loadgen.kind_table import kinds_table
+from paceline.loadgen.repeat_table import repeats_table
 from paceline.loadgen.systems import SYSTEMS, system
 from paceline.loadgen.units import at_words, is_open, level_word, unit
 from paceline.loadgen.verdicts import levels_of, modes_of
@@ -88,6 +89,7 @@ def _tables(summary: Summary) -> dict[str, tables.Table]:
         "where": tables.where_table(summary),
         "latency": tables.latency_table(summary),
         "kinds": kinds_table(summary),
+        "repeats": repeats_table(summary),
         "phases": tables.phases_table(summary),
         "goodput": tables_of_measures.goodput_table(summary),
         "fairness": tables_of_measures.fairness_table(summary),

@@ -106,6 +106,8 @@ class PlainBoard:
             self._message = progress.message
             self._write(f"{self._message} ({clock(progress.left_s)} left)")
         for key, cell in progress.cells.items():
+            if cell.state == "waiting":
+                self._told.discard(key)  # planned again: another repeat
             if cell.state == "done" and key not in self._told:
                 self._told.add(key)
                 self._write(line(key, cell))
