@@ -12,7 +12,7 @@ from paceline.loadgen import open_options
 from paceline.loadgen.access import Access, without_secrets
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.open_options import OpenOptions, add_open_arguments, read_open
-from paceline.loadgen.options import concurrency_list
+from paceline.loadgen.option_checks import concurrency_list
 from paceline.loadgen.presets import NAMES
 from paceline.loadgen.slo import DEFAULT, EXAMPLE, SloError, parse_slo
 from paceline.loadgen.systems import MODES
@@ -57,6 +57,7 @@ class BenchOptions:
     access: Access = field(default_factory=Access)
     model_name: str = ""
     chat: bool = False
+    strict: bool = False
     repeat: int = 1  # how often the whole matrix is measured
 
     @property
@@ -105,6 +106,7 @@ def parse(argv: list[str]) -> BenchOptions:
         access=Access(given.tls, given.ca, given.token_file, given.api_key),
         model_name=given.model_name,
         chat=given.chat,
+        strict=given.strict,
         mix=MixOptions.from_namespace(given),
         slo=tuple(dict.fromkeys(given.slo)) or DEFAULT,
         open=opened,
@@ -143,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name in ("model-name", "ca", "token-file", "api-key"):
         add(f"--{name}", default="", help=WIRE_HELP[name.replace("-", "_")])
-    for name in ("tls", "chat"):
+    for name in ("tls", "chat", "strict"):
         add(f"--{name}", action="store_true", help=WIRE_HELP[name])
     add("--quick", action="store_true", help="a rough answer in under two minutes")
     add("--out", default="bench", help="folder for the runs (default: bench)")

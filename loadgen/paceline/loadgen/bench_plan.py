@@ -93,6 +93,7 @@ def load_options(
         protocol="openai" if is_url(target) else "grpc",
         model_name=options.model_name,
         chat=options.chat,
+        strict=options.strict,
         tls=options.access.tls,
         ca=options.access.ca,
         token_file=options.access.token_file,
