@@ -20,7 +20,7 @@ from paceline.loadgen.wire_options import WIRE_HELP, is_url
 from paceline.loadgen.workload import WorkloadError, make_workload
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
-QUICK_CONCURRENCY = (1, 4, 16)
+QUICK_CONCURRENCY = (1, 4, 8)
 NOTEBOOK_CONCURRENCY = (1, 2, 4, 8)
 BUDGET_S, QUICK_BUDGET_S = 540.0, 105.0
 OPEN_BUDGET_S, OPEN_QUICK_BUDGET_S = 270.0, 100.0

@@ -15,6 +15,7 @@ BASELINE_SHARE = 0.26
 DRAIN_SHARE = 0.16
 REPORT_S = 6.0
 MIN_LEVEL_S = 1.0
+QUICK_REQUESTS = 12  # then a level leaves its time to those with more in flight
 NOTEBOOK_REQUESTS = 8
 DRAWN = tuple(name for name in NAMES if name != "notebook")
 
@@ -52,10 +53,10 @@ def make_plan(
     level_s = max(MIN_LEVEL_S, left / (modes * len(options.concurrency)))
     drain_s = DRAIN_SHARE * level_s
     return Plan(
-        level_min_s=round((level_s - drain_s) * 0.6, 2),
+        level_min_s=round((level_s - drain_s) * (0.4 if options.quick else 0.6), 2),
         level_max_s=round(level_s - drain_s, 2),
         drain_s=round(drain_s, 2),
-        level_requests=150,
+        level_requests=QUICK_REQUESTS if options.quick else 150,
         tokens_scale=_tokens_scale(options),
         baseline_s=baseline_s,
         baseline_requests=_baseline_requests(options),

@@ -134,7 +134,7 @@ HELP = {
     "seed": "seed of prompts and lengths",
     "concurrency": "levels of a sweep, for example 1,2,4; without it, --users sets the concurrency",
     "level_min_s": "a level lasts at least so long after its warm-up",
-    "level_max_s": "a level stops sending after so long, whatever else",
+    "level_max_s": "a level stops sending after so long, and what earlier levels left of theirs, whatever else",
     "level_requests": "a level lasts until so many measured requests have ended",
     "level_warmup": "first requests of a level that are not measured (-1: as many as its users)",
     "drain_s": "what is still running so long after a level stopped sending is cut off",
