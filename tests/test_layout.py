@@ -46,11 +46,8 @@ PURE_LOAD = {
     f"paceline.loadgen.{name}"
     for name in (
         "arrivals",
-        "batches",
-        "flags",
         "open_words",
         "rate_search",
-        "repeat_table",
         "repeats",
         "saturation",
         "schedule",
