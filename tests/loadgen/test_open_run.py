@@ -113,7 +113,7 @@ def test_conversations_go_on_in_an_open_loop(
     assert len(talks) == 60 and {one.kind for one in firsts} == {"turn 1"}
     times = make_schedule("poisson", 15.0, 4.0, SHORT.seed).times
     assert offsets(firsts) == pytest.approx([time - times[0] for time in times], abs=1e-4)
-    assert sum(len(talk) == 3 for talk in talks.values()) > 40
+    assert max(len(talk) for talk in talks.values()) == 3, "some go on to their last turn"
     for talk in talks.values():
         for before, after in pairwise(talk):
             pause = think_time(after.id.removeprefix("run-0-"), 0.1, SHORT.seed)
