@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BENCH_FLAGS = $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(MODES),--modes $(MODES)) \
 	$(if $(MODEL),--model $(MODEL)) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
 	$(if $(TARGET),--target $(TARGET)) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED)) $(if $(SLO),--slo $(SLO)) \
-	$(if $(filter-out 0,$(QUICK)),--quick)
+	$(if $(REPEAT),--repeat $(REPEAT)) $(if $(filter-out 0,$(QUICK)),--quick)
 
 # Arrivals such as ramp:1:10 bring their own rate; all others need one.
 OWN_RATE = $(filter ramp:% steps:% trace:%,$(ARRIVAL))
@@ -48,7 +48,7 @@ check: $(STAMP)  ## lint, format, types, contract, then the tests
 	$(BIN)/buf lint
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(STAMP)  ## measure all modes, write bench/<run>/report.html (CONCURRENCY= MODES= MODEL= WORKLOAD= TARGET= SLO= QUICK=1)
+bench: $(STAMP)  ## measure all modes, write bench/<run>/report.html (CONCURRENCY= MODES= MODEL= WORKLOAD= TARGET= SLO= REPEAT= QUICK=1)
 	$(BIN)/paceline bench $(BENCH_FLAGS) $(ARGS)
 
 bench-open: $(STAMP)  ## requests by their own schedule, each rate a level (RATES=auto|1,2,4 ARRIVAL=poisson MODES= TARGET= QUICK=1)

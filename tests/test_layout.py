@@ -44,7 +44,15 @@ PURE = {
 } | {f"paceline.loadgen.{name}" for name in ("histogram", "live_figures", "live_tally", "slo")}
 PURE_LOAD = {
     f"paceline.loadgen.{name}"
-    for name in ("arrivals", "open_words", "rate_search", "saturation", "schedule", "units")
+    for name in (
+        "arrivals",
+        "open_words",
+        "rate_search",
+        "repeats",
+        "saturation",
+        "schedule",
+        "units",
+    )
 }
 IMPURE = {"asyncio", "concurrent", "grpc", "random", "secrets", "socket", "threading", "time"}
 PROTOBUF_HOLDERS = {

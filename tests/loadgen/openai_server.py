@@ -18,6 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+OWN = {"model", "prompt", "messages", "max_tokens", "temperature", "seed", "stream"}
+OWN |= {"stream_options", "stop", "top_p"}
+
 
 @dataclass(frozen=True)
 class Script:
@@ -25,7 +28,7 @@ class Script:
 
     Attributes:
         break_after, error_after: messages with text after which the connection is dropped, or an error event sent.
-        usage: "end" of the stream, in "each" message, or "none".
+        usage: "end" of the stream, in "each" message, with the "last" one's finish reason, or "none".
     """
 
     first_ms: float = 5.0
@@ -44,6 +47,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     log: Path | None = None
     api_key = ""
+    strict = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -59,6 +63,9 @@ class Handler(BaseHTTPRequestHandler):
         """The test's output stays clean."""
 
     def do_GET(self) -> None:
+        if self.server.strict:
+            self._answer(500, {"detail": "cannot list models"})
+            return
         models = {"object": "list", "data": [{"id": "scripted", "max_model_len": 4096}]}
         self._answer(200 if self.path == "/v1/models" else 404, models)
 
@@ -72,6 +79,9 @@ class Handler(BaseHTTPRequestHandler):
         chat = self.path == "/v1/chat/completions"
         text = asked["messages"][-1]["content"] if chat else asked["prompt"]
         scripted = isinstance(text, str) and text.startswith("{")
+        if unknown := self.server.strict and set(asked) - OWN:
+            self._answer(422, {"detail": f"Unexpected fields in the request: {unknown}"})
+            return
         script = Script(**json.loads(text)) if scripted else Script()
         if script.status != 200:
             self._answer(script.status, {"error": {"message": "as scripted"}})
@@ -98,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
             choice: dict[str, Any] = {"index": 0, "finish_reason": finish}
             choice |= {"delta": {"content": text}} if chat else {"text": text}
             value: dict[str, Any] = {"choices": [choice]}
-            if script.usage == "each":
+            if script.usage == "each" or (finish and script.usage == "last"):
                 value["usage"] = {"prompt_tokens": prompt_tokens, "completion_tokens": sent}
             self._event(json.dumps(value))
 
@@ -158,9 +168,11 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     parser.add_argument("--api-key", default="")
     parser.add_argument("--certificate", help="PEM file with certificate and key: serve over TLS")
+    parser.add_argument("--strict", action="store_true", help="refuse what OpenAI's API lacks")
     arguments = parser.parse_args()
     server = Server(("127.0.0.1", 0), Handler)
     server.log, server.api_key = arguments.log, arguments.api_key
+    server.strict = arguments.strict
     if arguments.certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(arguments.certificate)

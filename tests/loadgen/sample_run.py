@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from loadgen.synthetic import Simulation, baseline_points
@@ -105,3 +106,15 @@ def _phase(lane: str, kind: str, label: str, short: str, start_s: float) -> dict
 def sample_summary(**choices: Any) -> dict[str, Any]:
     """The summary of `sample_data`."""
     return build_summary(sample_data(**choices))
+
+
+def open_summary(levels: list[int] | None = None, **choices: Any) -> dict[str, Any]:
+    """As if the levels had been rates and each request had been sent just when it was due; no baselines."""
+    data = sample_data(["continuous"], levels, baselines=False, **choices)
+    for mode in data.modes:
+        mode.records = [
+            replace(one, t_int=one.t_send, rate=float(one.level)) for one in mode.records
+        ]
+        told = {"arrival": "poisson", "saturation_req_s": 40.0, "levels": [], "search": None}
+        data.run["open"] = {mode.mode: told}
+    return build_summary(data)

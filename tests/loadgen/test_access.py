@@ -11,7 +11,8 @@ import pytest
 from loadgen.conftest import scripted_server, self_signed
 from loadgen.test_openai_wire import openai_server
 from paceline.loadgen.access import Access, AccessError, without_secrets
-from paceline.loadgen.bench_options import load_options, make_plan, parse
+from paceline.loadgen.bench_options import parse
+from paceline.loadgen.bench_plan import load_options, make_plan
 from paceline.loadgen.call import Call
 from paceline.loadgen.grpc_wire import GrpcWire
 from paceline.loadgen.openai_wire import OpenAIWire

@@ -52,7 +52,7 @@ def test_rates_are_levels_of_an_ordinary_run(
     report = (folder / "report.md").read_text("utf-8")
     assert "| Mode | Rate |" in report and "How much load does it keep up with?" in report
     page = (folder / "report.html").read_text("utf-8")
-    assert "Latency against requests a second" in page
+    assert "Latency against rate" in page
     if browser():
         assert open_page(page, tmp_path).console == []
 

@@ -4,7 +4,8 @@ import pytest
 
 from paceline.loadgen.baseline_runs import baseline_command
 from paceline.loadgen.bench_cli import main
-from paceline.loadgen.bench_options import load_options, make_plan, parse
+from paceline.loadgen.bench_options import parse
+from paceline.loadgen.bench_plan import load_options, make_plan
 from paceline.loadgen.servers import serve_command
 
 
@@ -31,7 +32,7 @@ def test_defaults() -> None:
     assert usual.concurrency == (1, 2, 4, 8, 16, 32)
     assert usual.modes == ("sequential", "static", "dynamic", "continuous")
     assert usual.baselines
-    assert quick.concurrency == (1, 4, 16)
+    assert quick.concurrency == (1, 4, 8)
     assert notebook.concurrency == (1, 2, 4, 8)
     assert make_plan(notebook).baseline_requests == 8
     assert make_plan(notebook).tokens_scale == 1.0

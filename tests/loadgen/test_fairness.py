@@ -9,7 +9,7 @@ from paceline.loadgen.fairness import fairness
 
 
 def test_quartiles_of_prompt_length() -> None:
-    """A TTFT that grows with the prompt shows as the ratio of the last quartile's median to the first's."""
+    """A TTFT that grows with the prompt shows as the ratio of the slowest quartile's median to the median of all."""
     records = [
         call(i, prompt_tokens=i + 1, stamps_us=[1000 * (i + 1), 10_000], tokens=[1, 1])
         for i in range(40)
@@ -18,7 +18,7 @@ def test_quartiles_of_prompt_length() -> None:
     assert [part["group"] for part in found["groups"]] == ["1–10", "11–20", "21–30", "31–40"]
     assert [part["n"] for part in found["groups"]] == [10] * 4
     assert found["groups"][0]["ttft_ms"] == pytest.approx(5.5)
-    assert found["ratio"]["ttft_ms"] == pytest.approx(35.5 / 5.5)
+    assert found["ratio"]["ttft_ms"] == pytest.approx(35.5 / 20.5)
     assert found["ratio"]["tpot_ms"] == pytest.approx(1.0)
 
 
@@ -35,3 +35,12 @@ def test_a_kind_with_too_few_requests_has_no_median() -> None:
     assert [(part["group"], part["n"]) for part in found["groups"]] == [("long", 4), ("short", 30)]
     assert found["groups"][0]["ttft_ms"] is None
     assert found["ratio"]["ttft_ms"] is None
+
+
+def test_the_ratio_is_taken_from_the_median_of_all_requests() -> None:
+    """A few slow long requests count against what most requests saw, not against the fastest group."""
+    records = [call(i, kind="short", stamps_us=[1000, 10_000], tokens=[1, 1]) for i in range(30)]
+    records += [call(i, kind="fast", stamps_us=[500, 10_000], tokens=[1, 1]) for i in range(5)]
+    records += [call(i, kind="long", stamps_us=[4000, 10_000], tokens=[1, 1]) for i in range(5)]
+    found = fairness(records)["by_kind"]
+    assert found["ratio"]["ttft_ms"] == pytest.approx(4.0)

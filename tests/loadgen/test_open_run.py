@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from loadgen.conftest import RunLocust, ScriptedServer, quiet_environment
 from loadgen.test_locust_run import write_prompts
 from paceline.loadgen.command import command_line
+from paceline.loadgen.conversation import think_time
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.recorder import read_requests
 from paceline.loadgen.schedule import make_schedule
@@ -98,6 +100,29 @@ def test_the_cap_drops_and_counts(
     assert summary["counts"]["failed"] == 0 and summary["counts"]["cut"] == 25
     assert run.failures == 0 and run.requests == 0
     assert "rate 20: 35 arrivals dropped" in run.log and "rate 40: left out" in run.log
+
+
+def test_conversations_go_on_in_an_open_loop(
+    server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
+) -> None:
+    """First turns come by the schedule; each later one is due a think time after the answer, and counts from then."""
+    options = replace(SHORT, target=server.target, rate=15.0, out=str(tmp_path / "out"))
+    run = run_locust(replace(options, workload="multi-turn:3", think_s=0.1, level_max_s=4.0))
+    talks: dict[str, list[Record]] = {}
+    for record in sorted(run.records, key=lambda one: one.t_send):
+        talks.setdefault(record.id.partition(".t")[0], []).append(record)
+    firsts = [talk[0] for talk in talks.values()]
+    assert len(talks) == 60 and {one.kind for one in firsts} == {"turn 1"}
+    times = make_schedule("poisson", 15.0, 4.0, SHORT.seed).times
+    assert offsets(firsts) == pytest.approx([time - times[0] for time in times], abs=1e-4)
+    assert max(len(talk) for talk in talks.values()) == 3, "some go on to their last turn"
+    for talk in talks.values():
+        for before, after in pairwise(talk):
+            pause = think_time(after.id.removeprefix("run-0-"), 0.1, SHORT.seed)
+            assert after.t_int == pytest.approx(before.t_end + pause)
+            assert after.phase == before.phase and after.rate == 15.0
+            assert after.prompt_tokens > before.prompt_tokens
+    assert run.requests == len(run.records) and run.failures == 0
 
 
 def test_run_time_and_rate(server: ScriptedServer, tmp_path: Path) -> None:

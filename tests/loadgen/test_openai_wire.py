@@ -81,7 +81,7 @@ def run(wire: OpenAIWire, asked: Prompt, timeout_s: float = WAIT_S) -> tuple[Cal
     return call, call.record(mode="m", worker=0)
 
 
-@pytest.mark.parametrize("usage", ["end", "each"])
+@pytest.mark.parametrize("usage", ["end", "each", "last"])
 def test_several_tokens_a_message(wire: OpenAIWire, usage: str) -> None:
     """Counts come from the server, at the end or message by message; the empty first message is no token."""
     _, record = run(wire, prompt(10, per_message=3, usage=usage))
@@ -150,6 +150,24 @@ def test_chat_on_request(served: Served) -> None:
     call, record = run(wire, Prompt("a", prompt_ids=(1,), max_tokens=3))
     assert record.status == "INVALID_ARGUMENT" and "token ids" in call.details
     wire.close()
+
+
+def test_a_server_that_takes_no_other_fields(tmp_path: Path) -> None:
+    """Its refusal says which ones; with `strict` none are sent. A model that is named needs no list of models."""
+    with openai_server(tmp_path, "--strict") as served:
+        assert OpenAIWire(served.url).connect(WAIT_S) == "500 for /v1/models: cannot list models"
+        asked = Prompt("a", "hello", max_tokens=3, priority=2, options=(("top_k", 4), ("top_p", 1)))
+        for strict in (False, True):
+            wire = OpenAIWire(served.url, model="folder/model", strict=strict)
+            assert wire.connect(WAIT_S) == ""
+            call, record = run(wire, asked)
+            wire.close()
+            if not strict:
+                assert record.status == "INVALID_ARGUMENT" and "ignore_eos" in call.details
+        assert record.ok and record.counted_tokens == 3
+        (line,) = served.noted(1)
+    assert "ignore_eos" not in line["asked"] and line["asked"]["top_p"] == 1
+    assert line["asked"]["stream_options"] == {"include_usage": True}
 
 
 @pytest.mark.parametrize(

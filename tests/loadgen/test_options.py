@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from paceline.loadgen.command import command_line
-from paceline.loadgen.options import LoadOptions, add_arguments, check_form, concurrency_list
+from paceline.loadgen.option_checks import concurrency_list
+from paceline.loadgen.options import LoadOptions, add_arguments, check_form
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from loadgen.browser import Page, browser, open_page, tables_of
-from loadgen.sample_run import LEVELS, MODES, sample_summary
+from loadgen.sample_run import LEVELS, MODES, open_summary, sample_summary
 from paceline.loadgen import tables, tables_of_measures
+from paceline.loadgen.batches import batch_table
 from paceline.loadgen.charts import charts
+from paceline.loadgen.report_markdown import markdown_report
 from paceline.loadgen.report_page import report_page
 from paceline.loadgen.summary import ModeRun, RunData, build_summary
 from paceline.loadgen.wording import percent, rate
@@ -133,7 +135,7 @@ def test_tables_hold_the_figures_of_the_summary(shown: Page, summary: dict[str, 
         assert row[columns["Padding"]] == percent(level["server"]["padding_waste"])
         assert row[columns["Requests"]] == str(level["counts"]["ok"])
     for made in (
-        tables.batch_table,
+        batch_table,
         tables.padding_table,
         tables.where_table,
         tables.latency_table,
@@ -253,3 +255,21 @@ def sample_run_without_records() -> RunData:
     }
     mode = ModeRun("continuous", error="the server ended by itself")
     return RunData(run, {}, {}, {"requests": 8, "output_tokens": 100}, modes=[mode])
+
+
+def test_an_open_loop_is_told_in_rates() -> None:
+    """Tables, titles and Markdown name levels by requests a second; what was in flight is a figure of its own."""
+    summary = open_summary([2, 8])
+    page, text = report_page(summary), markdown_report(summary)
+    for word in ("Latency against rate", "Each point with its rate", "at 8 requests a second"):
+        assert word in page
+    for table in (
+        batch_table(summary),
+        tables.padding_table(summary),
+        tables.levels_table(summary),
+    ):
+        level = 0 if table.headings[0] == "Rate" else table.headings.index("Rate")
+        assert [row.cells[level] for row in table.rows] == ["2/s", "8/s"]
+    assert "| In flight |" not in text.split("## The load generator's health")[0]
+    assert "vs sequential" not in text, "there is no sequential mode to compare with"
+    assert "8 in flight" not in page + text

@@ -35,6 +35,18 @@ def test_longest_time_ends_it() -> None:
     assert opened().enough(130.0)
 
 
+def test_what_a_level_leaves_goes_to_the_next() -> None:
+    """The sweep as a whole takes no longer: a level that had enough early lets a slow one fill up."""
+    early = opened()
+    early.close(108.0)
+    assert early.left_s() == 22.0
+    late = LevelClock(OPTIONS, index=2, level=16, opened_s=200.0, saved_s=early.left_s())
+    assert not late.enough(251.9)
+    assert late.enough(252.0)
+    late.close(252.5)
+    assert late.left_s() == 0.0
+
+
 def test_workers_add_up_and_old_levels_do_not_count() -> None:
     """Reports of several workers are summed; those about another level are ignored."""
     clock = opened()

@@ -119,3 +119,15 @@ def test_a_headless_run_without_a_terminal_has_lines() -> None:
 def test_the_clock_reads_minutes_and_seconds() -> None:
     """65.9 seconds are 1:05."""
     assert clock(65.9) == "1:05"
+
+
+def test_the_levels_of_an_open_loop_are_rates() -> None:
+    """The column is called so from the start, and each level carries its unit."""
+    progress = Progress(expected_s=100.0)
+    progress.plan("continuous", (2.0, 4.0), "per second")
+    progress.set("continuous", 2.0, Cell("open", 0.02, 0.012, 3, 61.0, unit="per second"))
+    screen = console(terminal=True)
+    screen.print(render(progress))
+    text = " ".join(printed(screen).replace("\u00a0", " ").split())
+    assert "System Rate Phase In flight" in text and "At once" not in text
+    assert "Continuous batching 2/s steady 3" in text and "4/s waiting" in text

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from paceline.loadgen.series import between, busy_share, mean_rows, padding_waste
-from paceline.loadgen.timeline import lanes, level_spans, occupancy, token_rates
+from paceline.loadgen.timeline import lanes, level_spans, occupancy, token_rates, unserved
 from paceline.loadgen.timing import Record, ServerTimings
 
 
@@ -32,7 +33,8 @@ def sample(t: float, **values: Any) -> dict[str, Any]:
     """A load sample; what is not given is zero."""
     names = ("steps", "real_tokens", "padded_tokens", "row_steps", "step_s", "running", "waiting")
     pages = ("pages_used", "pages_total")
-    zeros = dict.fromkeys((*names, *pages, "step_rows", "step_padded_rows"), 0)
+    lost = ("preemptions", "requests_rejected")
+    zeros = dict.fromkeys((*names, *pages, *lost, "step_rows", "step_padded_rows"), 0)
     return {"t": t, "time_s": t} | zeros | values
 
 
@@ -95,3 +97,35 @@ def test_counters_give_waste_rows_and_busy_share() -> None:
     assert mean_rows(inside) == pytest.approx(6.0)
     assert busy_share(inside) == pytest.approx(0.5)
     assert padding_waste([first]) is None
+
+
+def test_preemptions_and_refusals_lie_where_they_happened() -> None:
+    """Counters become growth since the sample before, however high they stood when the mode began."""
+    samples = [
+        sample(1.0, preemptions=7, requests_rejected=2),
+        sample(1.2, preemptions=9, requests_rejected=2),
+        sample(1.4, preemptions=9, requests_rejected=5),
+    ]
+    line = occupancy(samples, [record("a", 0.9, 0, 2)])
+    assert line is not None
+    assert line["preempted"] == [0, 2, 0] and line["rejected"] == [0, 0, 3]
+
+
+def test_requests_not_served_are_marked_at_their_end() -> None:
+    """Failed, shed, late and dropped ones, in order; neither good ones nor those that the run itself cut."""
+    plain = record("a", 0, 0, 2)
+    records = [
+        plain,
+        replace(plain, t_end=4.0, status="RESOURCE_EXHAUSTED"),
+        replace(plain, t_end=3.0, status="UNAVAILABLE"),
+        replace(plain, t_end=5.0, status="DROPPED"),
+        replace(plain, t_end=6.0, status="DEADLINE_EXCEEDED", deadline_s=1.0),
+        replace(plain, t_end=7.0, status="CANCELLED", cut=True),
+    ]
+    found = unserved(records, 1.0)
+    kinds = ["failed", "shed", "dropped", "missed_deadline"]
+    assert found == {
+        "of": 4,
+        "every": 1,
+        "marks": [[at, kind] for at, kind in zip((2.0, 3.0, 4.0, 5.0), kinds, strict=True)],
+    }

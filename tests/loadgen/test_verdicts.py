@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from loadgen.sample_run import sample_data, sample_summary
+from loadgen.sample_run import open_summary, sample_data, sample_summary
 from paceline.loadgen.charts import headline
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.summary import build_summary
 from paceline.loadgen.tables import cached_share, levels_table, short_table
-from paceline.loadgen.verdicts import level_at, tokens_per_second
+from paceline.loadgen.verdicts import level_at, tokens_per_second, verdicts
 from paceline.loadgen.wording import percent, rate, ratio
 
 
@@ -167,3 +167,15 @@ def test_markdown_has_a_line_per_level(summary: dict[str, Any]) -> None:
     assert {line.count("|") for line in lines} == {10}
     value = rate(tokens_per_second(level_at(summary, "static", 16)))
     assert f"| Static | 16 | {value} |" in "\n".join(lines)
+
+
+def test_an_open_loop_is_looked_at_where_it_was_kept_up_with() -> None:
+    """Distributions and scatters come from the highest rate that was held, not from one that only piled up requests."""
+    summary = open_summary([2, 8, 32])
+    assert summary["verdicts"]["reference_concurrency"] == 32
+    summary["levels"][2]["stable"]["verdict"] = "unstable"
+    assert verdicts(summary)["reference_concurrency"] == 8
+    summary["levels"][1]["stable"]["verdict"] = summary["levels"][0]["stable"]["verdict"] = (
+        "unstable"
+    )
+    assert verdicts(summary)["reference_concurrency"] == 32

@@ -46,15 +46,32 @@ class ArrivalStream:
         start_s = self._session.now() + stage.start_wall_s - time.time()
         for number, offset in schedule.share(stage.slot, stage.slots):
             gevent.sleep(max(0.0, start_s + offset - self._session.now()))
+            call = self._session.arrival(number, start_s + offset)
             if self._session.outstanding >= self._cap(stage):
-                self._session.drop(number, start_s + offset)
+                self._session.drop(call)
             else:
-                gevent.spawn(self._send, number, start_s + offset)
+                gevent.spawn(self._converse, call, stage)
 
     def _cap(self, stage: Stage) -> int:
         """This process's part of the outstanding requests that all may have together; at least one."""
         return max(1, -(-self._session.options.max_outstanding // stage.slots))
 
-    def _send(self, number: int, t_int: float) -> None:
-        name = self._session.name
-        self._report(name, self._session.arrive(number, t_int))
+    def _converse(self, call: Call, stage: Stage) -> None:
+        """Send an arrival and, where it begins a conversation, each later turn once its reader has thought.
+
+        A turn that would come after the end of its level is not due any more; one beyond the cap is dropped.
+        """
+        session, name = self._session, self._session.name
+        session.arrive(call)
+        self._report(name, call)
+        while (due := session.next_turn(call)) is not None:
+            assert due.t_int is not None, "an open loop's calls have a time"
+            gevent.sleep(max(0.0, due.t_int - session.now()))
+            if not session.stage.open or session.stage.index != stage.index:
+                return
+            if session.outstanding >= self._cap(stage):
+                session.drop(due)
+                return
+            call = due
+            session.arrive(call)
+            self._report(name, call)

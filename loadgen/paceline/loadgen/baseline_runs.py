@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from paceline.loadgen.bench_options import BenchOptions, Plan
+from paceline.loadgen.bench_options import BenchOptions
+from paceline.loadgen.bench_plan import Plan
 from paceline.loadgen.children import Child
 from paceline.loadgen.progress import Cell, Progress
 from paceline.loadgen.systems import BASELINES

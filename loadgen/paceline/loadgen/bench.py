@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from paceline.loadgen.baseline_runs import BaselineRun, write_prompts
-from paceline.loadgen.bench_options import BenchOptions, Plan, load_options
+from paceline.loadgen.bench_options import BenchOptions
+from paceline.loadgen.bench_plan import Plan, load_options
 from paceline.loadgen.children import Child
 from paceline.loadgen.environment import environment
 from paceline.loadgen.http_probe import ServerProbe, open_probe
@@ -18,12 +19,13 @@ from paceline.loadgen.load_run import LoadRuns
 from paceline.loadgen.open_bench import OpenBench
 from paceline.loadgen.open_plan import plan_for
 from paceline.loadgen.probe import NotServing, Probe
-from paceline.loadgen.progress import Progress
+from paceline.loadgen.progress import AT_ONCE, PER_SECOND, Progress
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.servers import Server, ServerFailed, start_server
 from paceline.loadgen.summary import ModeRun, RunData, build_summary
 from paceline.loadgen.sweep import SweepFailed
 from paceline.loadgen.systems import BASELINES, system
+from paceline.loadgen.workload import NONCES
 
 MIN_BASELINE_S = 20.0
 SILENT = (
@@ -56,6 +58,7 @@ class Bench:
                 "open": None if options.open is None else {},
                 "schedule_sha256": None,
                 "quick": options.quick,
+                "repeat": options.repeat,
                 "partial": False,
                 "partial_reason": None,
                 "notes": [],
@@ -66,6 +69,7 @@ class Bench:
             started=time.perf_counter(),
         )
         self._prompts = prompts
+        self._repeat, self._begun_s, self._baseline_s = 0, 0.0, 0.0
         self._foreign = options.target is not None
         if self._foreign:
             self.data.environment["placement"] = f"server at {options.target}"
@@ -78,17 +82,32 @@ class Bench:
     def measure(self) -> None:
         """Raises ServerFailed where the first server does not come up; else problems become notes."""
         modes = self.options.modes if not self._foreign else (self._foreign_mode(),)
+        for repeat in range(self.options.repeat):
+            if repeat:
+                self.progress.say(f"repeat {repeat + 1} of {self.options.repeat}")
+            self._measure_all(modes, repeat)
+
+    def _measure_all(self, modes: Sequence[str], repeat: int) -> None:
+        """The whole matrix once, in an order that each repeat turns by one: drift of the machine favours nobody."""
+        self._repeat, self._begun_s, self._baseline_s = repeat, self.progress.elapsed_s, 0.0
         for mode in modes:
-            self.progress.plan(mode, self._planned)
+            self.progress.plan(mode, self._planned, PER_SECOND if self.options.open else AT_ONCE)
         if self.options.baselines:
             self.progress.plan(BASELINES[0], (1,))
             self.progress.plan(BASELINES[1], self.plan.baseline_sizes)
-        for at, mode in enumerate(modes):
-            spent = self.progress.elapsed_s
-            self.plan = plan_for(self.options, spent_s=spent, modes_left=len(modes) - at)
-            self._measure_mode(mode)
-        if self.options.baselines:
-            self._measure_baselines()
+        left = len(modes)
+        for part in rotated([*modes, *([BASELINES[0]] if self.options.baselines else [])], repeat):
+            if part == BASELINES[0]:
+                self._measure_baselines()
+                continue
+            self.plan = plan_for(self.options, spent_s=self._spent_s, modes_left=left)
+            left -= 1
+            self._measure_mode(part)
+
+    @property
+    def _spent_s(self) -> float:
+        """Of this repeat's time; what the baselines took comes from a share of their own."""
+        return self.progress.elapsed_s - self._begun_s - self._baseline_s
 
     @property
     def _planned(self) -> tuple[float, ...]:
@@ -115,14 +134,14 @@ class Bench:
             return str(probe.server()["mode"])
 
     def _measure_mode(self, mode: str) -> None:
-        run = ModeRun(mode)
+        run = ModeRun(mode, repeat=self._repeat)
         self.data.modes.append(run)
         if self._foreign:
             with open_probe(self.options) as probe:
                 self._sweep(run, probe, None)
             return
         self.progress.say(f"starting the {mode} server")
-        server = start_server(self.options, mode, self.folder.raw / f"server.{mode}.log")
+        server = start_server(self.options, mode, self._raw / f"server.{mode}.log")
         run.command = server.child.command
         try:
             with Probe(server.target) as probe:
@@ -151,7 +170,7 @@ class Bench:
     def _sweep(self, run: ModeRun, probe: ServerProbe, server: Server | None) -> None:
         child: Child | None = server.child if server else None
         gone: Callable[[], str | None] = server.ended if server else lambda: None
-        folder = self.folder.raw / run.mode
+        folder = self._raw / run.mode
         runs = LoadRuns(probe, run.mode, self.folder.series, child, self.progress, gone)
         load = load_options(
             self.options,
@@ -159,12 +178,12 @@ class Bench:
             target=probe.target,
             mode=run.mode,
             out=folder,
-            nonce=self.folder.nonce,
+            nonce=(self.folder.nonce + self._repeat) % NONCES,
         )
         self.progress.say(f"measuring {system(run.mode).label.lower()}")
         try:
             run.server, run.model = probe.server(), probe.model()
-            if not probe.tells_load:
+            if not probe.tells_load and SILENT not in self.data.run["notes"]:
                 self.data.run["notes"].append(SILENT)
             if self.options.open is None:
                 runs.run(load, limit_s=self._limit_s)
@@ -176,7 +195,8 @@ class Bench:
             run.error = str(error)
             self.stop_early(str(error))
         finally:
-            run.records, run.samples = runs.records, runs.samples
+            run.records = [replace(one, repeat=self._repeat) for one in runs.records]
+            run.samples = runs.samples
             run.health = runs.health
             for header in runs.headers:
                 self.data.run["schedule_sha256"] = header["schedule_sha256"]
@@ -203,18 +223,27 @@ class Bench:
 
     def _measure_baselines(self) -> None:
         self.progress.say("running the transformers baselines on the same prompts")
-        left = self.options.budget_s - self.progress.elapsed_s
+        begun_s = self.progress.elapsed_s
+        left = self.options.budget_s - (begun_s - self._begun_s)
         limit = max(MIN_BASELINE_S, min(left, self.plan.baseline_s * 1.5))
-        baseline = BaselineRun(
-            self.options, self.plan, self._prompts, self.folder.raw, limit_s=limit
-        )
+        baseline = BaselineRun(self.options, self.plan, self._prompts, self._raw, limit_s=limit)
         try:
             baseline.run(self.progress)
         finally:
-            self.data.baselines = baseline.points
+            self._baseline_s = self.progress.elapsed_s - begun_s
+            self.data.baselines += baseline.points
             self.data.phases += baseline.phases(self.data.started)
             if baseline.note:
                 self.data.run["notes"].append(baseline.note)
+
+    @property
+    def _raw(self) -> Path:
+        """What the children of this repeat write."""
+        if not self._repeat:
+            return self.folder.raw
+        folder = self.folder.raw / f"repeat-{self._repeat + 1}"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _phase(self, lane: str, kind: str, label: str, start_s: float, end_s: float) -> None:
         zero = self.data.started
@@ -222,6 +251,12 @@ class Bench:
             {"lane": lane, "kind": kind, "label": label, "short": ""}
             | {"start_s": start_s - zero, "end_s": end_s - zero}
         )
+
+
+def rotated(parts: Sequence[str], by: int) -> list[str]:
+    """The same parts from the `by`-th on, the others after them."""
+    at = by % len(parts)
+    return [*parts[at:], *parts[:at]]
 
 
 def _config(options: BenchOptions, plan: Plan) -> dict[str, Any]:

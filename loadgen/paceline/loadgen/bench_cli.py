@@ -13,15 +13,17 @@ from types import FrameType
 from rich.console import Console
 
 from paceline.loadgen.access import AccessError
+from paceline.loadgen.batches import batch_table
 from paceline.loadgen.bench import Bench
-from paceline.loadgen.bench_options import BenchOptions, Plan, parse
+from paceline.loadgen.bench_options import BenchOptions, parse
+from paceline.loadgen.bench_plan import Plan
 from paceline.loadgen.http_probe import open_probe
 from paceline.loadgen.open_plan import level_count, plan_for
 from paceline.loadgen.probe import NotServing
 from paceline.loadgen.progress import Progress
 from paceline.loadgen.run_folder import RunFolder
 from paceline.loadgen.servers import ServerFailed, prepare_model
-from paceline.loadgen.tables import batch_table, short_table
+from paceline.loadgen.tables import short_table
 from paceline.loadgen.terminal import board
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -98,7 +100,8 @@ def _run(options: BenchOptions, folder: RunFolder) -> int:
 
 
 def _expected_s(options: BenchOptions, plan: Plan, modes: int) -> float:
-    return options.budget_s if options.open else plan.expected_s(modes, level_count(options))
+    once_s = options.budget_s if options.open else plan.expected_s(modes, level_count(options))
+    return options.repeat * once_s
 
 
 @contextlib.contextmanager

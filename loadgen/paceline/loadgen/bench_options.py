@@ -1,9 +1,9 @@
-"""The settings of `paceline bench`, each default written once, and how the time is shared out. Pure."""
+"""The settings of `paceline bench`, each default written once. Pure."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from paceline.loadgen import open_options
 from paceline.loadgen.access import Access, without_secrets
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.open_options import OpenOptions, add_open_arguments, read_open
-from paceline.loadgen.options import LoadOptions, concurrency_list
+from paceline.loadgen.option_checks import concurrency_list
 from paceline.loadgen.presets import NAMES
 from paceline.loadgen.slo import DEFAULT, EXAMPLE, SloError, parse_slo
 from paceline.loadgen.systems import MODES
@@ -20,17 +20,12 @@ from paceline.loadgen.wire_options import WIRE_HELP, is_url
 from paceline.loadgen.workload import WorkloadError, make_workload
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
-QUICK_CONCURRENCY = (1, 4, 16)
+QUICK_CONCURRENCY = (1, 4, 8)
 NOTEBOOK_CONCURRENCY = (1, 2, 4, 8)
 BUDGET_S, QUICK_BUDGET_S = 540.0, 105.0
 OPEN_BUDGET_S, OPEN_QUICK_BUDGET_S = 270.0, 100.0
 SATURATION_CONCURRENCY = (32,)
-START_S = 11.0  # a server's cold start and stop
-BASELINE_SHARE = 0.26
-DRAIN_SHARE = 0.16
-REPORT_S = 6.0
-MIN_LEVEL_S = 1.0
-NOTEBOOK_REQUESTS = 8
+MOST_REPEATS = 10
 MODEL_FLAGS = {
     "model": "hub name, folder or GGUF file; unset: the embedded model",
     "dtype": "bfloat16, float16 or float32; unset: what suits the device",
@@ -38,7 +33,6 @@ MODEL_FLAGS = {
     "dummy-weights": "random weights of a shape instead of a model: gpt2, llama-1b, … or a config.json",
     "num-threads": "CPU threads of the model; unset: physical cores",
 }
-DRAWN = tuple(name for name in NAMES if name != "notebook")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,105 +57,13 @@ class BenchOptions:
     access: Access = field(default_factory=Access)
     model_name: str = ""
     chat: bool = False
+    strict: bool = False
+    repeat: int = 1  # how often the whole matrix is measured
 
     @property
     def work_name(self) -> str:
         """What the report calls the work."""
         return self.mix.name_of(self.workload)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Seconds and requests for each part of a run."""
-
-    level_min_s: float
-    level_max_s: float
-    drain_s: float
-    level_requests: int
-    tokens_scale: float
-    baseline_s: float
-    baseline_requests: int
-    baseline_sizes: tuple[int, ...]
-
-    def expected_s(self, modes: int, levels: int) -> float:
-        """How long the whole run should take at most."""
-        per_mode = START_S + levels * (self.level_max_s + self.drain_s)
-        return self.baseline_s + modes * per_mode + REPORT_S
-
-
-def make_plan(
-    options: BenchOptions, *, spent_s: float = 0.0, modes_left: int | None = None
-) -> Plan:
-    """Shares `budget_s` out: a fixed part to baselines, what is left evenly to every level of every mode.
-
-    Made anew before each mode: what slow starts took is given back by the levels that follow.
-    """
-    modes = modes_left or (1 if options.target else len(options.modes))
-    own_starts = 0.0 if options.target else modes * START_S
-    baseline_s = BASELINE_SHARE * options.budget_s if options.baselines else 0.0
-    left = options.budget_s - spent_s - own_starts - baseline_s - REPORT_S
-    level_s = max(MIN_LEVEL_S, left / (modes * len(options.concurrency)))
-    drain_s = DRAIN_SHARE * level_s
-    return Plan(
-        level_min_s=round((level_s - drain_s) * 0.6, 2),
-        level_max_s=round(level_s - drain_s, 2),
-        drain_s=round(drain_s, 2),
-        level_requests=150,
-        tokens_scale=_tokens_scale(options),
-        baseline_s=baseline_s,
-        baseline_requests=_baseline_requests(options),
-        baseline_sizes=_baseline_sizes(options.concurrency, quick=options.quick),
-    )
-
-
-def _tokens_scale(options: BenchOptions) -> float:
-    """Shorter answers on the small budget of a small machine: more requests fit in a level, and drains are short."""
-    drawn = options.mix.mix or options.workload.split(":")[0] in DRAWN
-    if options.mix.length_scale or not drawn:
-        return 1.0
-    return 0.4 if options.quick else 0.6
-
-
-def _baseline_sizes(sizes: tuple[int, ...], *, quick: bool) -> tuple[int, ...]:
-    """In a hurry a batch of one is left out: one by one says the same."""
-    return tuple(size for size in sizes if size > 1 or not quick) or sizes
-
-
-def _baseline_requests(options: BenchOptions) -> int:
-    """Enough prompts to fill the largest batch, at most 32."""
-    if options.workload == "notebook":
-        return NOTEBOOK_REQUESTS
-    return min(32, max(8, *options.concurrency))
-
-
-def load_options(
-    options: BenchOptions, plan: Plan, *, target: str, mode: str, out: Path, nonce: int
-) -> LoadOptions:
-    """What the load generator is told for one mode."""
-    return LoadOptions(
-        **asdict(options.mix),
-        target=target,
-        protocol="openai" if is_url(target) else "grpc",
-        model_name=options.model_name,
-        chat=options.chat,
-        tls=options.access.tls,
-        ca=options.access.ca,
-        token_file=options.access.token_file,
-        api_key=options.access.api_key,
-        workload=options.workload,
-        seed=options.seed,
-        concurrency=options.concurrency,
-        level_min_s=plan.level_min_s,
-        level_max_s=plan.level_max_s,
-        level_requests=plan.level_requests,
-        # One at a time: the opening wave would outlast the level, and nothing about it is special.
-        level_warmup=1 if mode == "sequential" else -1,
-        drain_s=plan.drain_s,
-        max_tokens_scale=plan.tokens_scale,
-        nonce=nonce,
-        out=str(out),
-        label=mode,
-    )
 
 
 def parse(argv: list[str]) -> BenchOptions:
@@ -172,6 +74,8 @@ def parse(argv: list[str]) -> BenchOptions:
         opened = read_open(given)
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
+    if given.repeat > 1 and opened and opened.calibrated:
+        parser.error("--repeat measures the same levels again: give --rates as numbers")
     quick = given.quick
     notebook = given.workload == "notebook"
     usual: tuple[int, ...] = QUICK_CONCURRENCY if quick else CONCURRENCY
@@ -202,9 +106,11 @@ def parse(argv: list[str]) -> BenchOptions:
         access=Access(given.tls, given.ca, given.token_file, given.api_key),
         model_name=given.model_name,
         chat=given.chat,
+        strict=given.strict,
         mix=MixOptions.from_namespace(given),
         slo=tuple(dict.fromkeys(given.slo)) or DEFAULT,
         open=opened,
+        repeat=given.repeat,
     )
 
 
@@ -239,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name in ("model-name", "ca", "token-file", "api-key"):
         add(f"--{name}", default="", help=WIRE_HELP[name.replace("-", "_")])
-    for name in ("tls", "chat"):
+    for name in ("tls", "chat", "strict"):
         add(f"--{name}", action="store_true", help=WIRE_HELP[name])
     add("--quick", action="store_true", help="a rough answer in under two minutes")
     add("--out", default="bench", help="folder for the runs (default: bench)")
@@ -248,7 +154,14 @@ def _parser() -> argparse.ArgumentParser:
         "--baselines", action="store_true", help="run the transformers baselines even with --target"
     )
     add("--no-baselines", action="store_true", help="leave the transformers baselines out")
-    add("--budget-s", type=_seconds, help="seconds the whole run may take")
+    add("--budget-s", type=_seconds, help="seconds the whole run may take, each repeat of it")
+    add(
+        "--repeat",
+        type=_repeats,
+        default=1,
+        metavar="N",
+        help=f"measure everything so often (at most {MOST_REPEATS}), in rotated order: medians, spread, noise floor",
+    )
     add(
         "--slo",
         type=_slo,
@@ -308,6 +221,12 @@ def _url(text: str) -> str:
     if not host:
         raise argparse.ArgumentTypeError(f"{text!r} is not a URL like http://host:8000/v1")
     return text
+
+
+def _repeats(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= MOST_REPEATS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_REPEATS}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

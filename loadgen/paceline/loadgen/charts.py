@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from paceline.loadgen import charts_of_requests, charts_of_time
+from paceline.loadgen.batches import batch_lines
 from paceline.loadgen.bounds import at_least, is_bound
 from paceline.loadgen.charts_of_time import Chart, Summary, legend
 from paceline.loadgen.systems import SYSTEMS, system
-from paceline.loadgen.tables import batch_lines, median
+from paceline.loadgen.tables import median
 from paceline.loadgen.units import is_open, measured, size, size_words, unit
 from paceline.loadgen.verdicts import level_at, levels_of, modes_of, tokens_per_second
 from paceline.loadgen.wording import milliseconds, percent, rate, seconds, upper
@@ -144,7 +145,7 @@ def scatter(summary: Summary) -> Chart | None:
     def point(line: dict[str, Any]) -> dict[str, Any] | None:
         if not line["latency_ms"] or not line["output_tok_s"]:
             return None
-        label = f"{line['size']:g}"
+        label = line["label"]
         return _point(
             line["latency_ms"], line["output_tok_s"], label, _batch_tip(line), hollow=line["bound"]
         )

@@ -52,14 +52,23 @@ def occupancy(summary: Summary) -> Chart | None:
 
 
 def timeline(summary: Summary) -> Chart | None:
-    """One mode a view: TTFT dots and tokens/s of the client over requests, rows, padding and KV use of the server."""
+    """One mode a view: TTFT, what was not served and tokens/s of the client over what the server's own series say."""
     views = []
     for mode in modes_of(summary):
         line = summary["timeline"].get(mode)
         if line is None:
             continue
-        names = ("t_s", "rows", "padded_rows", "running", "waiting", "kv_share", "rate_t_s")
-        columns = {name: line[name] for name in (*names, "client_tok_s", "levels", "ttft")}
+        names: tuple[str, ...] = (
+            "t_s",
+            "rows",
+            "padded_rows",
+            "running",
+            "waiting",
+            "kv_share",
+            "rate_t_s",
+        )
+        names += ("client_tok_s", "levels", "ttft", "preempted", "rejected", "unserved")
+        columns = {name: line[name] for name in names}
         views.append(
             {"name": system(mode).short, "key": mode, "label": system(mode).label} | columns
         )

@@ -72,10 +72,10 @@ def load_run(path: Path) -> ComparedRun:
 
 
 def parts_of(records: Iterable[Record]) -> dict[LevelKey, tuple[Part, ...]]:
-    """Each level's parts: a level that was run again, after another one, has several."""
+    """Each level's parts: one that was run again, in a repeat or after another one, has several."""
     found: dict[LevelKey, tuple[Part, ...]] = {}
     ordered = sorted(without_probes(records), key=lambda record: (record.mode, record.t_send))
-    for key, group in groupby(ordered, key=_key):
+    for (key, _), group in groupby(ordered, key=lambda record: (_key(record), record.repeat)):
         part = _part(key, tuple(group))
         if part is not None:
             found[key] = (*found.get(key, ()), part)

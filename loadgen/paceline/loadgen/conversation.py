@@ -17,6 +17,11 @@ TURN_SPREAD = 0.5
 LABEL_TOKENS = 6  # of the two speakers' names
 
 
+def think_time(turn: str, mean_s: float, seed: int) -> float:
+    """Seconds between an answer's end and the turn of that id: exponential, and the same in every run."""
+    return random.Random(f"{seed}/think/{turn}").expovariate(1 / mean_s) if mean_s else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Conversations:
     """Request `index` is the first turn of conversation `index`; `Prompt.next_turn` goes on with the server's answers.

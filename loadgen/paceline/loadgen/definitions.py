@@ -33,7 +33,8 @@ DEFINITIONS = (
         "Rate, arrivals",
         "Open loop: requests a second that come by a seeded schedule of absolute times, whatever the server does. A"
         " level of a rate holds just rate x seconds arrivals. Its window goes from the first to the last of them that"
-        " is due after warm-up (the first 15 %).",
+        " is due after warm-up (the first 15 %). Where an arrival begins a conversation, its later turns come beside"
+        " them: each is due a think time after the answer before it, and its latencies from schedule count from then.",
     ),
     (
         "Over-saturated",
@@ -82,8 +83,9 @@ DEFINITIONS = (
     ),
     (
         "Fairness",
-        "Medians of the requests in each quarter of the prompt lengths, and of each kind in a mix; max/min is the"
-        " largest of these medians over the smallest, of groups with at least five requests.",
+        "Medians of the requests in each quarter of the prompt lengths, and of each kind in a mix; max/median is the"
+        " largest of these medians over the median of all requests, of groups with at least five requests: 1 where"
+        " nobody waits longer than others.",
     ),
     (
         "Little's law",
@@ -91,9 +93,10 @@ DEFINITIONS = (
         " the ages of what is in flight at the window's two edges make by themselves, if that is more.",
     ),
     (
-        "Limit",
-        "Client: its process used at least 85 % of a core, or its sends were late. Server: busy at least 90 % of the"
-        " window. Unknown: neither.",
+        "Repeats, noise floor",
+        "With `--repeat N` all systems are measured N times, in an order that turns by one each time. Charts and tables"
+        " show of each level the repeat with the median throughput. Over the repeats: median, mean with its 95 %"
+        " interval by Student's t, variation (standard deviation / mean), noise floor (largest / smallest - 1).",
     ),
     (
         "Percentiles",

@@ -21,8 +21,9 @@ METRICS = tuple(READ)
 def fairness(ended: Sequence[Record]) -> dict[str, Any]:
     """Medians per quartile of prompt length and per kind, and how far the groups' medians lie apart.
 
-    `ratio` is the largest median over the smallest, of groups with at least five values. Equal prompts make no
-    quartiles, one kind no kinds: the part is None then.
+    `ratio` is the largest of the groups' medians over the median of all requests, of groups with at least five
+    values: 1 where nobody waits longer than others. Equal prompts make no quartiles, one kind no kinds: the part is
+    None then.
     """
     return {"by_prompt": _parted(_by_prompt(ended)), "by_kind": _parted(_by_kind(ended))}
 
@@ -59,7 +60,9 @@ def _parted(groups: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
         | {metric: _median(records, metric) for metric in METRICS}
         for name, records in groups.items()
     ]
-    return {"groups": parts, "ratio": {metric: _ratio(parts, metric) for metric in METRICS}}
+    everyone = [record for records in groups.values() for record in records]
+    ratios = {metric: _ratio(parts, metric, _median(everyone, metric)) for metric in METRICS}
+    return {"groups": parts, "ratio": ratios}
 
 
 def _median(records: Sequence[Record], metric: str) -> float | None:
@@ -67,6 +70,6 @@ def _median(records: Sequence[Record], metric: str) -> float | None:
     return float(np.median(values)) if len(values) >= FEW else None
 
 
-def _ratio(parts: Sequence[Mapping[str, Any]], metric: str) -> float | None:
+def _ratio(parts: Sequence[Mapping[str, Any]], metric: str, middle: float | None) -> float | None:
     known = [part[metric] for part in parts if part[metric]]
-    return max(known) / min(known) if len(known) > 1 else None
+    return max(known) / middle if len(known) > 1 and middle else None

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from paceline.loadgen import charts, charts_of_requests
 from paceline.loadgen.systems import system
-from paceline.loadgen.units import unit
+from paceline.loadgen.units import is_open, unit
 from paceline.loadgen.wording import milliseconds
 
 Summary = Mapping[str, Any]
@@ -137,18 +137,18 @@ def _headline(summary: Summary) -> Figure | None:
 def _by_size(field: str, label: str, form: str, title: str) -> Callable[[Summary], Figure | None]:
     def draw(summary: Summary) -> Figure | None:
         chart = charts.by_size(summary, field, label, form)
-        return _lines(chart, title) if chart else None
+        against = "rate" if is_open(summary) else "batch size"
+        return _lines(chart, f"{title} against {against}") if chart else None
 
     return draw
 
 
 def _scatter(summary: Summary) -> Figure | None:
     chart = charts.scatter(summary)
-    return (
-        _lines(chart, "Latency against throughput; numbers: batch size or concurrency")
-        if chart
-        else None
-    )
+    if chart is None:
+        return None
+    counted = unit(summary) if is_open(summary) else "batch size or concurrency"
+    return _lines(chart, f"Latency against throughput; numbers: {counted}")
 
 
 def _goodput(summary: Summary) -> Figure | None:
@@ -208,10 +208,10 @@ def _occupancy(summary: Summary) -> Figure | None:
 FIGURES: dict[str, Callable[[Summary], Figure | None]] = {
     "throughput_latency": _headline,
     "throughput_batch_size": _by_size(
-        "output_tok_s", "output tokens per second", "count", "Throughput against batch size"
+        "output_tok_s", "output tokens per second", "count", "Throughput"
     ),
     "total_time_batch_size": _by_size(
-        "total_time_s", "seconds for the same work", "s", "Total time against batch size"
+        "total_time_s", "seconds for the same work", "s", "Total time"
     ),
     "latency_throughput": _scatter,
     "goodput": _goodput,

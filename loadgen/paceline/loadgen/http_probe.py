@@ -65,8 +65,9 @@ class HttpProbe:
         return {"name": self._wire.model or None}
 
     def load(self) -> Sample:
-        """Nothing but that it answers: such a server does not say how busy it is."""
-        self.check()
+        """Nothing but that it is there: such a server does not say how busy it is, and asking would only add to it."""
+        if not self._wire.reachable(PROBE_S):
+            raise NotServing(f"{self.target}: nobody listens there")
         return {}
 
     def __enter__(self) -> Self:

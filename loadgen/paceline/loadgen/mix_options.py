@@ -23,6 +23,7 @@ class MixOptions:
     cancel_share: float = 0.0
     probe: float = 0.0
     length_scale: float = 0.0
+    think_s: float = 1.0
 
     @classmethod
     def from_namespace(cls, namespace: argparse.Namespace) -> MixOptions:
@@ -127,6 +128,7 @@ MIX_HELP = {
     "cancel_share": "share of the requests that the client cancels after some tokens",
     "probe": "short requests a second beside the load, reported apart: do they wait for long ones?",
     "length_scale": "take a trace's own lengths times this; 0 keeps the presets' factors for small machines",
+    "think_s": "mean seconds between an answer and the reader's next turn, for conversations in an open loop",
 }
 MIX_CHECKS: dict[str, Callable[[str], Any]] = {
     "mix": _text(lambda text: text and make_workload("", mix=parse_mix(text))),
@@ -135,4 +137,5 @@ MIX_CHECKS: dict[str, Callable[[str], Any]] = {
     "cancel_share": _number(1.0),
     "probe": _number(1000.0),
     "length_scale": _number(100.0),
+    "think_s": _number(3600.0),
 }

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paceline.loadgen.bench_options import REPORT_S, BenchOptions, Plan
+from paceline.loadgen.bench_options import BenchOptions
+from paceline.loadgen.bench_plan import REPORT_S, Plan
 from paceline.loadgen.goodput import goodput
 from paceline.loadgen.level_schedules import schedules_of
 from paceline.loadgen.load_run import LoadRuns

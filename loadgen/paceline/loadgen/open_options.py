@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from paceline.loadgen.arrivals import parse_arrival
-from paceline.loadgen.options import CHECKS, HELP, POISSON, LoadOptions, rate_list
+from paceline.loadgen.option_checks import CHECKS, POISSON, rate_list
+from paceline.loadgen.options import HELP, LoadOptions
 from paceline.loadgen.slo import EXAMPLE
 
 AUTO = "auto"

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from paceline.loadgen.bench_options import (
-    REPORT_S,
-    START_S,
-    BenchOptions,
-    Plan,
-    make_plan,
-)
+from paceline.loadgen.bench_options import BenchOptions
+from paceline.loadgen.bench_plan import REPORT_S, START_S, Plan, make_plan
 from paceline.loadgen.open_options import OpenOptions
 from paceline.loadgen.saturation import FRACTIONS, QUICK_FRACTIONS
 

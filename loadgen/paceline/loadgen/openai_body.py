@@ -11,11 +11,17 @@ from paceline.loadgen.wire import WireError
 STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
 
 
-def path_and_body(prompt: Prompt, model: str, *, chat: bool) -> tuple[str, dict[str, Any]]:
+# What OpenAI's own API knows of what a prompt may ask for.
+OWN = {"model", "max_tokens", "temperature", "seed", "stream", "stream_options", "stop", "top_p"}
+
+
+def path_and_body(
+    prompt: Prompt, model: str, *, chat: bool, strict: bool = False
+) -> tuple[str, dict[str, Any]]:
     """Below the base URL: /completions, or /chat/completions for conversations and where `chat` says so.
 
     `ignore_eos`, `top_k`, `min_p`, `min_tokens` and `priority` are vLLM's and llama.cpp's own names; what a prompt
-    does not use is not sent. WireError where token ids are to be a chat.
+    does not use is not sent, nor any of them where it is to be `strict`. WireError where token ids are to be a chat.
     """
     body: dict[str, Any] = {"model": model} if model else {}
     body |= {
@@ -30,6 +36,9 @@ def path_and_body(prompt: Prompt, model: str, *, chat: bool) -> tuple[str, dict[
     if prompt.priority:
         body["priority"] = prompt.priority
     body |= dict(prompt.options)
+    if strict:
+        body = {name: value for name, value in body.items() if name in OWN}
+        body["stream_options"] = {"include_usage": True}
     if prompt.messages is not None:
         said = [{"role": role, "content": content} for role, content in prompt.messages]
         return "/chat/completions", body | {"messages": said}

@@ -39,7 +39,8 @@ def status_of(code: int) -> str:
 class Answer:
     """Takes the lines of an event stream and tells `take` of each message with tokens.
 
-    A message that says how many tokens there are so far is believed. Otherwise one with text counts as one token,
+    A message that says how many tokens there are so far is believed, unless earlier ones did not: then it is the last
+    one, and says the total. Otherwise one with text counts as one token,
     and the total that comes at the end is to be spread over the messages: `Said.shared_out`.
     """
 
@@ -73,7 +74,7 @@ class Answer:
 
     def _message(self, choice: dict[str, Any], usage: dict[str, Any] | None) -> bool:
         text = _text(choice)
-        if usage:
+        if usage and not self._said.shared_out:
             count = (usage.get("completion_tokens") or 0) - self._count
         else:
             count = 1 if text else 0

@@ -22,6 +22,7 @@ from paceline.loadgen.prompt import Prompt
 from paceline.loadgen.wire import Said, Take, WireError
 
 READ_BYTES = 65_536
+REFUSED = (401, 403)  # who asks may not
 DETAILS = 300  # characters of an error's body that are kept
 
 
@@ -31,17 +32,25 @@ class OpenAIWire:
     Args:
         model: name to ask for; empty: the first that the server lists.
         chat: send every text as a user's message to /chat/completions.
+        strict: send no field that OpenAI's own API does not have.
     """
 
     protocol = "openai"
 
     def __init__(
-        self, target: str, *, model: str = "", chat: bool = False, access: Access | None = None
+        self,
+        target: str,
+        *,
+        model: str = "",
+        chat: bool = False,
+        strict: bool = False,
+        access: Access | None = None,
     ) -> None:
         access = access or Access()
         self.target = target
         self.model = model
         self._chat = chat
+        self._strict = strict
         self._url = urlsplit(target)
         self._context_tokens = 0
         self._idle: list[http.client.HTTPConnection] = []
@@ -62,19 +71,30 @@ class OpenAIWire:
         except (OSError, http.client.HTTPException) as error:
             return f"{type(error).__name__}: {error}"
         if response.status != http.client.OK:
-            return f"{response.status} for {path}: {_shown(body)}"
+            # Some servers cannot list a model that was given to them as a folder, and serve it all the same.
+            listless = self.model and response.status not in REFUSED
+            return "" if listless else f"{response.status} for {path}: {_shown(body)}"
         with contextlib.suppress(ValueError, LookupError, TypeError):
             first = json.loads(body)["data"][0]
             self.model = self.model or first["id"]
             self._context_tokens = int(first.get("max_model_len") or 0)
         return ""
 
+    def reachable(self, timeout_s: float) -> bool:
+        """Whether somebody listens there: a server that is too busy to answer is not gone."""
+        try:
+            with contextlib.closing(self.open(timeout_s)) as connection:
+                connection.connect()
+        except OSError:
+            return False
+        return True
+
     def context_tokens(self, timeout_s: float) -> int:
         """vLLM's `max_model_len`, if `connect` found it; other servers do not say."""
         return self._context_tokens
 
     def exchange(self, prompt: Prompt) -> OpenAIExchange:
-        path, body = path_and_body(prompt, self.model, chat=self._chat)
+        path, body = path_and_body(prompt, self.model, chat=self._chat, strict=self._strict)
         return OpenAIExchange(self, self._url.path + path, json.dumps(body).encode())
 
     @property
@@ -123,7 +143,8 @@ def _shown(body: bytes) -> str:
     """An error's message, else the beginning of the body."""
     text = body.decode(errors="replace")
     with contextlib.suppress(ValueError, LookupError, TypeError):
-        error: Any = json.loads(text)["error"]
+        told: Any = json.loads(text)
+        error = told.get("error") or told["detail"]  # FastAPI's own name for it
         text = str(error["message"] if isinstance(error, dict) else error)
     return text[:DETAILS]
 

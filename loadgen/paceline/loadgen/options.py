@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from paceline.loadgen.access import Access
 from paceline.loadgen.arrivals import EXAMPLES, ArrivalError, parse_arrival
-from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions, parse_mix
+from paceline.loadgen.mix_options import MIX_HELP, MixOptions, parse_mix
+from paceline.loadgen.option_checks import CHECKS, POISSON, concurrency_list, rate_list
 from paceline.loadgen.presets import NAMES
-from paceline.loadgen.slo import SloError, parse_slo
-from paceline.loadgen.wire_options import FROM_ENVIRONMENT, WIRE_CHECKS, WIRE_HELP, base_url
+from paceline.loadgen.wire_options import FROM_ENVIRONMENT, WIRE_HELP, base_url
 from paceline.loadgen.workload import Workload, WorkloadError, make_workload
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-POISSON = "poisson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +27,7 @@ class LoadOptions(MixOptions):
     protocol: str = "grpc"
     model_name: str = ""
     chat: bool = False
+    strict: bool = False
     tls: bool = False
     ca: str = ""
     token_file: str = ""
@@ -130,31 +128,13 @@ def _own_arrivals(workload: str, mix: str) -> str:
         return POISSON
 
 
-def concurrency_list(value: Any) -> tuple[int, ...]:
-    """`1,2,4` (or a list of numbers) as a tuple of positive numbers. ArgumentTypeError otherwise."""
-    parts = value.split(",") if isinstance(value, str) else value or ()
-    try:
-        levels = tuple(int(part) for part in parts if str(part).strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a list like 1,2,4") from None
-    if any(level < 1 for level in levels):
-        raise argparse.ArgumentTypeError(f"{value!r}: every level must be at least 1")
-    return levels
-
-
-def rate_list(value: Any) -> tuple[float, ...]:
-    """`0.5,1,2` (or a list of numbers) as a tuple of positive numbers. ArgumentTypeError otherwise."""
-    parts = value.split(",") if isinstance(value, str) else value or ()
-    return tuple(dict.fromkeys(_rate(str(part)) for part in parts if str(part).strip()))
-
-
 HELP = {
     "target": f"server, host:port (default: --host, or {DEFAULT_TARGET})",
     "workload": f"{', '.join(NAMES)}, some with numbers as in fixed:PROMPT:OUTPUT, or a JSON-lines file",
     "seed": "seed of prompts and lengths",
     "concurrency": "levels of a sweep, for example 1,2,4; without it, --users sets the concurrency",
     "level_min_s": "a level lasts at least so long after its warm-up",
-    "level_max_s": "a level stops sending after so long, whatever else",
+    "level_max_s": "a level stops sending after so long, and what earlier levels left of theirs, whatever else",
     "level_requests": "a level lasts until so many measured requests have ended",
     "level_warmup": "first requests of a level that are not measured (-1: as many as its users)",
     "drain_s": "what is still running so long after a level stopped sending is cut off",
@@ -210,93 +190,3 @@ def check_form(form: Mapping[str, str]) -> str | None:
             except argparse.ArgumentTypeError as error:
                 return f"{name.replace('_', ' ')}: {error}"
     return None
-
-
-def _at_least(kind: type[int] | type[float], low: float) -> Callable[[str], float]:
-    def check(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value >= low):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {low:g}")
-        return value
-
-    return check
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate above 0 requests a second")
-    return value
-
-
-def _one_rate(text: str) -> float:
-    """0 is what the form of the web UI sends for a closed loop; nobody types it."""
-    return 0.0 if text == "0.0" else _rate(text)
-
-
-def _arrival(text: str) -> str:
-    try:
-        parse_arrival(text or POISSON)
-    except ArrivalError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def _choice(*names: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is neither {' nor '.join(names)}")
-        return text
-
-    return check
-
-
-def _workload(text: str) -> str:
-    try:
-        make_workload(text)
-    except WorkloadError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def _slo(text: str) -> str:
-    try:
-        return parse_slo(text).name if text else ""
-    except SloError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-@functools.cache  # Locust parses its command line again for every page: by then a run's own records are there
-def _new_folder(text: str) -> str:
-    if text and any(Path(text).glob("requests.*.jsonl")):
-        raise argparse.ArgumentTypeError(f"{text!r} holds the records of an earlier run")
-    return text
-
-
-CHECKS: dict[str, Callable[[str], Any]] = {
-    **MIX_CHECKS,
-    **WIRE_CHECKS,
-    "workload": _workload,
-    "slo": _slo,
-    "out": _new_folder,
-    "level_min_s": _at_least(float, 0),
-    "level_max_s": _at_least(float, 0.1),
-    "level_requests": _at_least(int, 0),
-    "level_warmup": _at_least(int, -1),
-    "drain_s": _at_least(float, 0),
-    "max_tokens_scale": _at_least(float, 0.001),
-    "nonce": _at_least(int, -1),
-    "request_timeout_s": _at_least(float, 0.001),
-    "channels": _at_least(int, 1),
-    "arrival": _arrival,
-    "rate": _one_rate,
-    "max_outstanding": _at_least(int, 1),
-    "over_saturation": _choice("stop", "continue"),
-    "first_level": _at_least(int, 0),
-}

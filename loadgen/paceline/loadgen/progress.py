@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+AT_ONCE, PER_SECOND = "at once", "per second"
+
 
 @dataclass(slots=True)
 class Cell:
@@ -19,7 +21,7 @@ class Cell:
     ttft_p99_s: float | None = None
     shed: int | None = None
     delay_p99_s: float | None = None
-    unit: str = "at once"  # what its level is counted in
+    unit: str = AT_ONCE  # what its level is counted in
 
 
 @dataclass(slots=True)
@@ -32,10 +34,15 @@ class Progress:
     message: str = ""
     started_s: float = field(default_factory=time.perf_counter)
 
-    def plan(self, system: str, sizes: tuple[float, ...]) -> None:
+    def plan(self, system: str, sizes: tuple[float, ...], unit: str = AT_ONCE) -> None:
         """Announce what will run."""
         for size in sizes:
-            self.cells[system, size] = Cell()
+            self.cells[system, size] = Cell(unit=unit)
+
+    @property
+    def by_rate(self) -> bool:
+        """Whether levels are rates."""
+        return any(cell.unit == PER_SECOND for cell in self.cells.values())
 
     def set(self, system: str, size: float, cell: Cell) -> None:
         """A level's new state."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paceline.loadgen.batches import batch_table
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.kind_table import kinds_table
-from paceline.loadgen.tables import batch_table, levels_table, short_table, where_table
+from paceline.loadgen.repeat_table import repeats_table
+from paceline.loadgen.tables import levels_table, short_table, where_table
 from paceline.loadgen.tables_of_measures import (
     fairness_table,
     goodput_table,
@@ -24,6 +26,8 @@ def markdown_report(summary: Summary) -> str:
     parts = [f"# Paceline bench {run['id']}", f"**{verdict['headline']}** {verdict['explanation']}"]
     parts.append("\n".join(f"- {flag['text']}" for flag in verdict["flags"]))
     parts += ["## Modes", short_table(summary).markdown()]
+    if (repeats := repeats_table(summary)).rows:
+        parts += ["## Over all repeats", repeats.markdown()]
     if summary["baselines"] or run.get("workload") == "notebook":
         parts += [
             "## By batch size, with the transformers baselines",

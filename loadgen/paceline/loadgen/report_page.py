@@ -12,12 +12,14 @@ import jinja2
 from markupsafe import Markup
 
 from paceline.loadgen import open_words, tables, tables_of_measures
+from paceline.loadgen.batches import batch_table
 from paceline.loadgen.charts import charts
 from paceline.loadgen.concerns import concerns
 from paceline.loadgen.definitions import DEFINITIONS, SYMBOLS
 from paceline.loadgen.kind_table import kinds_table
+from paceline.loadgen.repeat_table import repeats_table
 from paceline.loadgen.systems import SYSTEMS, system
-from paceline.loadgen.units import at_words, is_open, unit
+from paceline.loadgen.units import at_words, is_open, level_word, unit
 from paceline.loadgen.verdicts import levels_of, modes_of
 from paceline.loadgen.wording import percent, rate, ratio
 
@@ -42,6 +44,7 @@ def report_page(summary: Summary) -> str:
             rungs=[one for one in SYSTEMS if one.is_mode],
             at_reference=at_reference(summary),
             unit=unit(summary),
+            level_word=level_word(summary),
             open_loop=is_open(summary),
             sampled=sampled(summary),
             padding_story=padding_story(summary),
@@ -81,11 +84,12 @@ def _tables(summary: Summary) -> dict[str, tables.Table]:
     return {
         "levels": tables.levels_table(summary),
         "short": tables.short_table(summary),
-        "batch": tables.batch_table(summary),
+        "batch": batch_table(summary),
         "padding": tables.padding_table(summary),
         "where": tables.where_table(summary),
         "latency": tables.latency_table(summary),
         "kinds": kinds_table(summary),
+        "repeats": repeats_table(summary),
         "phases": tables.phases_table(summary),
         "goodput": tables_of_measures.goodput_table(summary),
         "fairness": tables_of_measures.fairness_table(summary),

@@ -111,6 +111,10 @@ def write_levels(path: Path, summary: Mapping[str, Any]) -> None:
 def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"mode": level["mode"], level["target"]["kind"]: level["target"]["value"]}
     row["achieved_concurrency"] = level["achieved"]["concurrency"]
+    repeats = level["repeats"]
+    row["repeats"] = repeats["n"] if repeats else 1
+    for name, one in (repeats["figures"] if repeats else {}).items():
+        row |= {f"{name}_{part}": one[part] for part in ("median", "cv", "noise_floor")}
     row["steady"] = level["stable"]["verdict"] == "steady"
     row |= {name: level["counts"][name] for name in COUNTS}
     rates = level["throughput"] or {}

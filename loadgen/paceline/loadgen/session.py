@@ -17,6 +17,7 @@ from gevent.event import Event
 
 from paceline.loadgen.access import without_secrets
 from paceline.loadgen.call import Call
+from paceline.loadgen.conversation import think_time
 from paceline.loadgen.health import HealthSampler
 from paceline.loadgen.live_figures import level_name
 from paceline.loadgen.live_tally import Tally
@@ -180,27 +181,40 @@ class Session:
         self._begun += 1
         return self._workload.prompt(number, self._stage.index)
 
-    def arrive(self, number: int, t_int: float) -> Call:
-        """Send arrival `number` of an open loop, which was meant for `t_int`, and read its answer."""
-        self._sent += 1
-        call = self._send(self._arrival(number, t_int))
-        self._late += call.t_send - t_int > LATE_S
-        return call
-
-    def drop(self, number: int, t_int: float) -> None:
-        """Record an arrival that is not sent, as too many are outstanding."""
-        call = self._arrival(number, t_int)
-        call.drop()
-        self._dropped += 1
-        self._keep(call)
-
-    def _arrival(self, number: int, t_int: float) -> Call:
+    def arrival(self, number: int, t_int: float) -> Call:
+        """Arrival `number` of an open loop, which is meant for `t_int`; it is not sent yet."""
         stage = self._stage
         phase = "warmup" if number < stage.warmup else "measure"
         prompt = self._workload.prompt(number, stage.index)
-        call = Call(prompt, stage.index, stage.level, phase, self._clock)
-        call.t_int, call.rate = t_int, stage.rate
+        call = Call(prompt, stage.index, stage.level, phase, self._clock, t_int=t_int)
+        call.rate = stage.rate
         return call
+
+    def next_turn(self, before: Call) -> Call | None:
+        """What follows an open loop's call in its conversation, meant for a pause after its end.
+
+        None where it was the last turn, or did not come to a good end.
+        """
+        following = before.prompt.next_turn(before.answer) if before.status == "OK" else None
+        if following is None:
+            return None
+        t_int = before.t_end + think_time(following.id, self.options.think_s, self.options.seed)
+        call = Call(following, before.index, before.level, before.phase, self._clock, t_int=t_int)
+        call.rate = before.rate
+        return call
+
+    def arrive(self, call: Call) -> None:
+        """Send a call that has a time, and read its answer."""
+        assert call.t_int is not None, "an open loop's calls have a time"
+        self._sent += call.prompt.turn == 1
+        self._send(call)
+        self._late += call.t_send - call.t_int > LATE_S
+
+    def drop(self, call: Call) -> None:
+        """Record a call that is not sent, as too many are outstanding."""
+        call.drop()
+        self._dropped += 1
+        self._keep(call)
 
     @property
     def outstanding(self) -> int:

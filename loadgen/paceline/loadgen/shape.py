@@ -42,6 +42,7 @@ class LevelShape(LoadTestShape):
         self._options = options
         self._clock = clock
         self._level_clock: LevelClock | None = None
+        self._saved_s = 0.0
         self._index = 0
         self._phase = "ramp"
         self._steps = self._sweep()
@@ -59,7 +60,7 @@ class LevelShape(LoadTestShape):
         rest = len(self._options.concurrency) - self._index - (self._phase != "ramp")
         clock, longest = self._level_clock, self._options.level_max_s
         spent = self._clock() - clock.opened_s if clock is not None else 0.0
-        running = max(0.0, longest - spent) if self._phase == "steady" else 0.0
+        running = max(0.0, longest + self._saved_s - spent) if self._phase == "steady" else 0.0
         return max(0, rest) * longest + running
 
     def tick(self) -> tuple[int, float] | None:
@@ -69,6 +70,7 @@ class LevelShape(LoadTestShape):
     def restart(self) -> None:
         """Begin with the first level again at the next tick."""
         self._level_clock = None
+        self._saved_s = 0.0
         self._index, self._phase = 0, "ramp"
         self._steps = self._sweep()
 
@@ -100,7 +102,9 @@ class LevelShape(LoadTestShape):
     def _run_level(self, index: int, level: int) -> None:
         warmup = self._options.warmup_requests(level)
         stage = Stage(index=index, level=level, open=True, warmup=warmup)
-        clock = self._level_clock = LevelClock(self._options, index, level, self._clock())
+        opened_s = self._clock()
+        clock = LevelClock(self._options, index, level, opened_s, saved_s=self._saved_s)
+        self._level_clock = clock
         logger.info("level %d: open", level)
         self._phase = "steady"
         workers = self._announce(stage)
@@ -108,6 +112,7 @@ class LevelShape(LoadTestShape):
         self._phase = "drain"
         logger.info("level %d: drain", level)
         clock.close(self._clock())
+        self._saved_s = clock.left_s()
         self._announce(replace(stage, open=False))
         self._wait(lambda now_s: clock.drained(workers) or clock.overdue(now_s))
         if not clock.drained(workers):

@@ -59,6 +59,7 @@ class LevelClock:
     index: int
     level: int
     opened_s: float
+    saved_s: float = 0.0  # what earlier levels left of their longest time
     closed_s: float | None = None
     _measuring_s: float | None = None
     _workers: dict[str, Progress] = field(default_factory=dict)
@@ -77,9 +78,19 @@ class LevelClock:
         """The warm-up's requests are all sent."""
         return self._measuring_s is not None
 
+    @property
+    def longest_s(self) -> float:
+        """With what those before it did not need: a level with more in flight takes longer to fill and to end."""
+        return self.options.level_max_s + self.saved_s
+
+    def left_s(self) -> float:
+        """Of its longest time, once it has closed; never negative."""
+        spent_s = (self.closed_s or self.opened_s) - self.opened_s
+        return max(0.0, self.longest_s - spent_s)
+
     def enough(self, now_s: float) -> bool:
         """Both minima are reached, or the longest time is over."""
-        if now_s - self.opened_s >= self.options.level_max_s:
+        if now_s - self.opened_s >= self.longest_s:
             return True
         if self._measuring_s is None or now_s - self._measuring_s < self.options.level_min_s:
             return False

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paceline.loadgen.client_health import client_figures, limit_of
+from paceline.loadgen.repeats import joined, middle_one
 from paceline.loadgen.series import Sample, between, server_figures
 from paceline.loadgen.slo import DEFAULT, parse_slo
 from paceline.loadgen.statistics import group_levels, summarise_level
@@ -14,7 +15,7 @@ from paceline.loadgen.timeline import lanes, level_spans, occupancy
 from paceline.loadgen.timing import Record
 from paceline.loadgen.verdicts import verdicts
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LANE_LEVEL = 8
 
 
@@ -32,6 +33,7 @@ class ModeRun:
     memory_peak_mib: float | None = None
     error: str | None = None
     health: list[Sample] = field(default_factory=list)  # of the load generator
+    repeat: int = 0
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class RunData:
 
 def build_summary(data: RunData) -> dict[str, Any]:
     """The summary as JSON values: every moment counts in seconds from the start of the run."""
-    levels = [level for mode in data.modes for level in _levels(mode, data)]
+    first = [mode for mode in data.modes if mode.repeat == 0]
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run": data.run,
@@ -58,11 +60,11 @@ def build_summary(data: RunData) -> dict[str, Any]:
         "config": data.config,
         "environment": data.environment,
         "work": data.work,
-        "systems": [_system(mode) for mode in data.modes],
-        "levels": levels,
+        "systems": [_system(mode) for mode in first],
+        "levels": _joined_levels(data),
         "baselines": _baselines(data),
         "timeline": _timelines(data),
-        "lanes": _lanes(data.modes),
+        "lanes": _lanes(first),
         "phases": sorted(data.phases + _level_phases(data), key=lambda phase: phase["start_s"]),
     }
     summary["verdicts"] = verdicts(summary)
@@ -106,6 +108,15 @@ def _system(mode: ModeRun) -> dict[str, Any]:
     }
 
 
+def _joined_levels(data: RunData) -> list[dict[str, Any]]:
+    """Each level once, in the order in which modes and levels were first measured."""
+    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for mode in sorted(data.modes, key=lambda one: one.repeat):
+        for level in _levels(mode, data):
+            found.setdefault((mode.mode, level["target"]["value"]), []).append(level)
+    return [joined(levels) for levels in found.values()]
+
+
 def _levels(mode: ModeRun, data: RunData) -> list[dict[str, Any]]:
     made = []
     slos = [parse_slo(text) for text in data.run.get("slo") or DEFAULT]
@@ -140,8 +151,11 @@ def _client(
 
 
 def _baselines(data: RunData) -> list[dict[str, Any]]:
-    ordered = sorted(data.baselines, key=lambda point: (point["system"], point["batch_size"]))
-    return [_baseline(point, data.work["output_tokens"]) for point in ordered]
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for point in data.baselines:
+        made = _baseline(point, data.work["output_tokens"])
+        found.setdefault((point["system"], point["batch_size"]), []).append(made)
+    return [middle_one(found[key], lambda one: one["output_tok_s"]) for key in sorted(found)]
 
 
 def _baseline(point: Mapping[str, Any], work_tokens: int) -> dict[str, Any]:
@@ -167,6 +181,8 @@ def _baseline(point: Mapping[str, Any], work_tokens: int) -> dict[str, Any]:
 def _timelines(data: RunData) -> dict[str, Any]:
     made = {}
     for mode in data.modes:
+        if mode.repeat:
+            continue  # one time axis shows one measurement
         line = occupancy(mode.samples, mode.records)
         if line is None:
             continue

@@ -13,7 +13,7 @@ from paceline.loadgen.command import command_line
 from paceline.loadgen.http_probe import ServerProbe
 from paceline.loadgen.options import LoadOptions
 from paceline.loadgen.outcomes import outcome
-from paceline.loadgen.progress import Cell, Progress
+from paceline.loadgen.progress import AT_ONCE, PER_SECOND, Cell, Progress
 from paceline.loadgen.recorder import Reader
 from paceline.loadgen.series import LoadPoller, Sample
 from paceline.loadgen.statistics import target_of
@@ -117,7 +117,7 @@ class Sweep:
 
     @property
     def _unit(self) -> str:
-        return "per second" if self._load.open_rates else "at once"
+        return PER_SECOND if self._load.open_rates else AT_ONCE
 
     def _now(self) -> tuple[int | None, float | None]:
         """Requests in the server and output tokens/s over the last seconds."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from paceline.loadgen.bounds import at_least, is_bound
-from paceline.loadgen.systems import SYSTEMS, system
-from paceline.loadgen.units import by_rate, heading, is_open, measured, size
+from paceline.loadgen.systems import system
+from paceline.loadgen.units import by_rate, heading, is_open, measured, size, size_of
 from paceline.loadgen.verdicts import (
     level_at,
     levels_of,
@@ -22,11 +22,11 @@ from paceline.loadgen.wording import (
     percent,
     rate,
     ratio,
-    seconds,
     upper,
 )
 
 Summary = Mapping[str, Any]
+VERSUS = "vs sequential"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,14 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[Row, ...]
 
+    def without_empty(self, heading: str) -> Table:
+        """Without that column, where no row has anything in it."""
+        at = self.headings.index(heading)
+        if any(row.cells[at] != NONE for row in self.rows):
+            return self
+        kept = tuple(Row(r.key, r.cells[:at] + r.cells[at + 1 :], r.first) for r in self.rows)
+        return Table(self.headings[:at] + self.headings[at + 1 :], kept)
+
     def markdown(self) -> str:
         """The table as a Markdown pipe table."""
         lines = [self.headings, ("---", *("---:" for _ in self.headings[1:]))]
@@ -60,13 +68,13 @@ def levels_table(summary: Summary) -> Table:
             rows.append(Row(mode, (system(mode).label, *_level_cells(summary, level)), at == 0))
     headings: tuple[str, ...] = ("Mode", heading(summary), "In flight on average")
     headings += ("Requests", "Output tok/s")
-    headings += ("vs sequential",)
+    headings += (VERSUS,)
     headings += ("TTFT p50", "TTFT tail", "TPOT p50", "TPOT tail", "ITL p99", "E2E p50", "E2E tail")
     headings += ("Rows per step", "Padding", "KV peak", "Server busy", "Steady", "Failed", "Cut")
     headings += ("Cached",)
     if is_open(summary):
         headings += ("Dropped", "Late")
-    return _with_ends(Table(headings, tuple(rows)), summary)
+    return _with_ends(Table(headings, tuple(rows)), summary).without_empty(VERSUS)
 
 
 def _with_ends(table: Table, summary: Summary) -> Table:
@@ -161,71 +169,9 @@ def short_table(summary: Summary) -> Table:
             rows.append(
                 Row(mode, (system(mode).short, *(cells[i] for i in (0, 3, 4, 5, 7, 10, 12, 13))))
             )
-    headings = ("Mode", heading(summary), "Output tok/s", "vs sequential", "TTFT p50", "TPOT p50")
-    return Table((*headings, "E2E p50", "Rows per step", "Padding"), tuple(rows))
-
-
-def batch_table(summary: Summary) -> Table:
-    """Every system by batch size or concurrency: total time, throughput, latency per request, speedup."""
-    base = one_by_one(summary)
-    rows = []
-    for entry in sorted(SYSTEMS, key=lambda one: one.is_mode):
-        for at, line in enumerate(batch_lines(summary, entry.key)):
-            value = line["output_tok_s"]
-            cells = (
-                entry.label,
-                f"{line['size']:g}",
-                seconds(line["total_time_s"]),
-                rate(value),
-                at_least(milliseconds(line["latency_ms"]), line["bound"]),
-                ratio(value / base) if value and base else NONE,
-                percent(line["padding_waste"]),
-            )
-            rows.append(Row(entry.key, cells, at == 0))
-    headings = (
-        "System",
-        "Rate" if is_open(summary) else "Batch size / in flight",
-        "Total time",
-        "Output tok/s",
-    )
-    return Table((*headings, "Mean latency", "Speedup", "Padding"), tuple(rows))
-
-
-def batch_lines(summary: Summary, key: str) -> list[dict[str, Any]]:
-    """One system along batch size (a baseline) or concurrency (a mode), on the same fields."""
-    if system(key).is_mode:
-        return [
-            {
-                "size": level["target"]["value"],
-                "unit": " requests a second" if by_rate(level) else " at once",
-                "total_time_s": level["total_time_s"],
-                "output_tok_s": tokens_per_second(level),
-                "latency_ms": level["latency"]["e2e_ms"]["mean"],
-                "bound": is_bound(level, "e2e_ms"),
-                "padding_waste": level["server"].get("padding_waste"),
-            }
-            for level in levels_of(summary, key)
-        ]
-    return [
-        {
-            "size": point["batch_size"],
-            "unit": " at once",
-            "total_time_s": point["total_time_s"],
-            "output_tok_s": point["output_tok_s"],
-            "latency_ms": point["latency_ms"]["mean"],
-            "bound": False,
-            "padding_waste": point["padding_waste"],
-        }
-        for point in summary["baselines"]
-        if point["system"] == key
-    ]
-
-
-def one_by_one(summary: Summary) -> float | None:
-    """What speedups are counted from: transformers one by one, else our sequential mode at its lowest level."""
-    lines = batch_lines(summary, "transformers") or batch_lines(summary, "sequential")
-    value: float | None = lines[0]["output_tok_s"] if lines else None
-    return value
+    headings: tuple[str, ...] = ("Mode", heading(summary), "Output tok/s", VERSUS)
+    headings += ("TTFT p50", "TPOT p50", "E2E p50", "Rows per step", "Padding")
+    return Table(headings, tuple(rows)).without_empty(VERSUS)
 
 
 def padding_table(summary: Summary) -> Table:
@@ -236,7 +182,7 @@ def padding_table(summary: Summary) -> Table:
     for value in sizes:
         found = [level_at(summary, mode, value) for mode in modes]
         cells = tuple(percent(one["server"].get("padding_waste")) if one else NONE for one in found)
-        rows.append(Row("", (f"{value:g}", *cells)))
+        rows.append(Row("", (size_of(summary, value), *cells)))
     return Table((heading(summary), *(system(mode).label for mode in modes)), tuple(rows))
 
 

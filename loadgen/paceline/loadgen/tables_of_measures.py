@@ -61,7 +61,7 @@ def fairness_table(summary: Summary) -> Table:
                 ratios = [ratio(found["ratio"][key]) for key in ("ttft_ms", "tpot_ms")]
                 rows.append(Row(mode, (*who, *times, *(ratios if at == 0 else ("", ""))), at == 0))
     headings: tuple[str, ...] = ("Mode", "Level", "Requests with", "n", "TTFT p50", "TPOT p50")
-    return Table((*headings, "E2E per token", "TTFT max/min", "TPOT max/min"), tuple(rows))
+    return Table((*headings, "E2E per token", "TTFT max/median", "TPOT max/median"), tuple(rows))
 
 
 def health_table(summary: Summary) -> Table:
@@ -116,10 +116,14 @@ def timeline_table(summary: Summary) -> Table:
             number(server.get("batch_mean"), 1),
             percent(server.get("padding_waste")),
             percent(server["kv_pages_peak"] / total) if total else NONE,
+            number(server.get("preemptions")),
+            str(level["counts"]["shed"]),
+            str(level["counts"]["failed"]),
         )
         rows.append(Row(mode, cells, first))
     headings: tuple[str, ...] = ("Mode", "Level", "Window", "TTFT p50", "Output tok/s", "In flight")
-    return Table((*headings, "Most waiting", "Rows per step", "Padding", "KV peak"), tuple(rows))
+    headings += ("Most waiting", "Rows per step", "Padding", "KV peak")
+    return Table((*headings, "Preemptions", "Shed", "Failed"), tuple(rows))
 
 
 def at_reference(table: Table, summary: Summary) -> Table:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from paceline.loadgen.progress import Cell, Progress
+from paceline.loadgen.progress import PER_SECOND, Cell, Progress
 from paceline.loadgen.systems import system
 from paceline.loadgen.wording import NONE, rate, seconds
 
@@ -106,6 +106,8 @@ class PlainBoard:
             self._message = progress.message
             self._write(f"{self._message} ({clock(progress.left_s)} left)")
         for key, cell in progress.cells.items():
+            if cell.state == "waiting":
+                self._told.discard(key)  # planned again: another repeat
             if cell.state == "done" and key not in self._told:
                 self._told.add(key)
                 self._write(line(key, cell))
@@ -136,14 +138,15 @@ def render(progress: Progress) -> Group:
     """The live table: the system that runs with all its levels, every other in one line."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     delays = any(cell.delay_p99_s is not None for cell in progress.cells.values())
-    for heading in (*HEADINGS, DELAY) if delays else HEADINGS:
+    headings = ("System", "Rate", *HEADINGS[2:]) if progress.by_rate else HEADINGS
+    for heading in (*headings, DELAY) if delays else headings:
         table.add_column(heading, justify="left" if heading in ("System", "Phase") else "right")
     current = _current(progress)
     for name in dict.fromkeys(key[0] for key in progress.cells):
         cells = {size: cell for (owner, size), cell in progress.cells.items() if owner == name}
         if name == current:
             for at, (size, cell) in enumerate(cells.items()):
-                table.add_row(*_row(name if at == 0 else "", name, f"{size:g}", cell))
+                table.add_row(*_row(name if at == 0 else "", name, _size(size, cell), cell))
         else:
             table.add_row(*_folded(name, cells))
     foot = Text(
@@ -179,7 +182,11 @@ def _folded(name: str, cells: dict[float, Cell]) -> tuple[Text | str, ...]:
         return label, "", Text("waiting", style="dim")
     size, cell = best
     ended = "done, best" if len(done) == len(cells) else "stopped"
-    return label, f"{size:g}", ended, "", *_figures(cell)
+    return label, _size(size, cell), ended, "", *_figures(cell)
+
+
+def _size(size: float, cell: Cell) -> str:
+    return f"{size:g}{'/s' if cell.unit == PER_SECOND else ''}"
 
 
 def _figures(cell: Cell) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from paceline.loadgen.outcomes import outcome
 from paceline.loadgen.series import Sample, between
 from paceline.loadgen.timing import Record
 
@@ -14,6 +15,8 @@ MAX_DOTS = 800
 LANE_WINDOW_S = 12.0
 LANE_SHARE = 0.7  # of a level: its opening wave and its drain are left out
 HANDOVER_S = 0.004
+
+UNSERVED = ("failed", "shed", "missed_deadline", "dropped")
 
 Span = tuple[float, float, str]
 
@@ -56,7 +59,25 @@ def occupancy(samples: Sequence[Sample], records: Sequence[Record]) -> dict[str,
         "client_tok_s": rates,
         "kv_share": [_share(sample["pages_used"], sample["pages_total"]) for sample in inside],
         "ttft": ttft_dots(records, start),
+        "preempted": _grown(inside, "preemptions"),
+        "rejected": _grown(inside, "requests_rejected"),
+        "unserved": unserved(records, start),
     }
+
+
+def _grown(samples: Sequence[Sample], key: str) -> list[int]:
+    """By how much a counter grew since the sample before."""
+    return [0, *(later[key] - before[key] for before, later in pairwise(samples))]
+
+
+def unserved(records: Sequence[Record], start_s: float) -> dict[str, Any]:
+    """(end, how it ended) of each `every`-th request that the server shed or failed, that missed its deadline or was
+    dropped, by its end; `of` all of them.
+    """
+    seen = sorted((record.t_end, end) for record in records if (end := outcome(record)) in UNSERVED)
+    every = max(1, -(-len(seen) // MAX_DOTS))
+    marks = [[round(at - start_s, 2), end] for at, end in seen[::every]]
+    return {"of": len(seen), "every": every, "marks": marks}
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -38,6 +38,7 @@ class Record:
         rate: requests a second that an open loop's level intends; None in a closed loop.
         kind: class of the request in a mix, for example `short`, `long` or `probe`.
         deadline_s: what the request itself asks for, None where only the run's time limit holds.
+        repeat: which measurement of the same level it belongs to, from 0.
         cancelled_by_plan: the workload cancelled it after some tokens, as its clients do: no failure.
     """
 
@@ -65,6 +66,7 @@ class Record:
     priority: int = 0
     deadline_s: float | None = None
     cancelled_by_plan: bool = False
+    repeat: int = 0
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Record:

@@ -26,6 +26,11 @@ def size(level: Level) -> str:
     return f"{level['target']['value']:g}{'/s' if by_rate(level) else ''}"
 
 
+def size_of(summary: Summary, value: float) -> str:
+    """`size` of a level of the run that is known by its value alone."""
+    return size({"target": {"kind": "rate" if is_open(summary) else "", "value": value}})
+
+
 def size_words(level: Level) -> str:
     """`8 in flight`, or `4 requests a second`."""
     value = level["target"]["value"]
@@ -47,6 +52,11 @@ def heading(summary: Summary) -> str:
 def unit(summary: Summary) -> str:
     """What levels are counted in."""
     return "requests a second" if is_open(summary) else "requests in flight"
+
+
+def level_word(summary: Summary) -> str:
+    """What a level is, as the title of a chart says it."""
+    return "rate" if is_open(summary) else "requests in flight"
 
 
 def measured(level: Level, metric: str) -> str:

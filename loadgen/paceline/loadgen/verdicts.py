@@ -7,13 +7,13 @@ from typing import Any
 
 from paceline.loadgen import open_words
 from paceline.loadgen.client_health import limit_of
+from paceline.loadgen.flags import flags
 from paceline.loadgen.systems import system
-from paceline.loadgen.units import is_open, size
+from paceline.loadgen.units import by_rate, is_open
 from paceline.loadgen.wording import listing, percent, rate, ratio
 
 Summary = Mapping[str, Any]
 NEAR_PEAK = 0.9
-FEW = 10  # requests behind a median
 WORDS = {
     "sequential": "one request at a time",
     "static": "static batching",
@@ -77,20 +77,29 @@ def verdicts(summary: Summary) -> dict[str, Any]:
     else:
         found["headline"] = _headline(found)
         found["explanation"] = _explanation(summary, found)
-    found["flags"] = _flags(summary, found)
+    found["flags"] = flags(summary, found)
     return found
 
 
-def _reference(summary: Summary, hero: str | None, modes: list[str]) -> int | None:
-    """The highest concurrency of the hero's at which most of the other modes were measured too."""
+def _reference(summary: Summary, hero: str | None, modes: list[str]) -> float | None:
+    """The highest level of the hero's at which most of the other modes were measured too.
+
+    In an open loop of those that were kept up with, if there is one: beyond it every wait grows with the test.
+    """
     sizes = {
         mode: {one["target"]["value"] for one in levels_of(summary, mode) if tokens_per_second(one)}
         for mode in modes
     }
     own = sizes.get(hero or "", set())
+    kept = {one["target"]["value"] for one in levels_of(summary, hero or "") if _kept_up(one)}
+    own = own & kept or own
     return max(
         own, key=lambda size: (sum(size in other for other in sizes.values()), size), default=None
     )
+
+
+def _kept_up(level: Mapping[str, Any]) -> bool:
+    return not by_rate(level) or level["stable"]["verdict"] == "steady"
 
 
 def _peak(summary: Summary) -> dict[str, Any] | None:
@@ -131,7 +140,7 @@ def _best_goodput(summary: Summary) -> list[dict[str, Any]]:
     return list(best.values())
 
 
-def _limit(summary: Summary, hero: str | None, reference: int | None) -> dict[str, Any]:
+def _limit(summary: Summary, hero: str | None, reference: float | None) -> dict[str, Any]:
     """Who was the limit at the reference level: the server, the load generator, or not known."""
     level = level_at(summary, hero, reference) if hero else None
     return dict(level["limit"]) if level else limit_of({}, {})
@@ -201,114 +210,3 @@ def equal_lengths(summary: Summary) -> bool:
     """Whether every request asks for the same number of tokens."""
     spread = summary["work"].get("max_tokens")
     return bool(spread) and spread["min"] == spread["max"]
-
-
-def _flags(summary: Summary, found: Mapping[str, Any]) -> list[dict[str, str]]:
-    flags = []
-    if summary["run"].get("partial"):
-        why = summary["run"].get("partial_reason") or "the run ended early"
-        flags.append(_flag("warn", f"Partial: {why}"))
-    flags += [
-        _flag("warn", f"{system(s['mode']).label}: {s['error']}")
-        for s in summary["systems"]
-        if s["error"]
-    ]
-    weak = [one for one in summary["levels"] if one["stable"]["verdict"] != "steady"]
-    if weak:
-        flags.append(_flag("warn", f"Not steady: {_where(weak, summary)}"))
-    if is_open(summary):
-        flags += [_flag(kind, text) for kind, text in open_words.flags(summary)]
-    doubts = _latency_flags(summary)
-    flags += doubts
-    flags += _integrity_flags(summary)
-    flags.append(_limit_flag(found["limit"]))
-    flags += [_goodput_flag(one) for one in found["best_goodput"]]
-    if not weak and not doubts and summary["levels"]:
-        flags.append(_flag("good", "Every level reached a steady state"))
-    return flags
-
-
-def _latency_flags(summary: Summary) -> list[dict[str, str]]:
-    """What there is to doubt about latencies; a level is named for the worst of it."""
-    levels = summary["levels"]
-    few = [one for one in levels if _shown(one) < FEW]
-    bound = [one for one in levels if one["lower_bounds"]]
-    unsettled = [
-        one
-        for one in levels
-        if (law := one["achieved"]["littles_law"]) and not law["ok"] and not one["lower_bounds"]
-    ]
-    texts = {
-        f"Latencies of fewer than {FEW} requests": few,
-        "Latencies are lower bounds (≥), as over 10 % of the requests were cut or missed their deadline": bound,
-        "Requests in flight and their latencies do not fit together (Little's law)": unsettled,
-    }
-    return [
-        _flag("note", f"{text}: {_where(chosen, summary)}")
-        for text, chosen in texts.items()
-        if chosen
-    ]
-
-
-def _shown(level: Mapping[str, Any]) -> int:
-    """Requests behind the fewer of the two medians: cut ones have no end, some no first token."""
-    counts: list[int] = [level["latency"][metric]["n"] for metric in ("ttft_ms", "e2e_ms")]
-    return min(counts)
-
-
-def _where(levels: list[dict[str, Any]], summary: Summary) -> str:
-    """Names of a few levels, or how many they are."""
-    if len(levels) > 4:
-        return f"{len(levels)} of {len(summary['levels'])} levels"
-    return listing([f"{system(one['mode']).short} at {size(one)}" for one in levels])
-
-
-def _integrity_flags(summary: Summary) -> list[dict[str, str]]:
-    levels = summary["levels"]
-    failed = sum(one["counts"]["failed"] + one["counts"]["shed"] for one in levels)
-    odd = sum(
-        one["integrity"]["token_mismatch"] + one["integrity"]["sequence_gaps"] for one in levels
-    )
-    flags = []
-    if failed:
-        flags.append(_flag("warn", f"{failed} requests failed or were refused"))
-    if odd:
-        flags.append(_flag("warn", f"{odd} requests whose tokens did not add up"))
-    cached = [one for one in levels if one["integrity"]["cached_tokens"]]
-    if cached:
-        share = sum(one["integrity"]["cached_tokens"] for one in cached) / sum(
-            one["integrity"]["prompt_tokens"] for one in cached
-        )
-        text = (
-            f"{percent(share)} of the prompt tokens came from the prefix cache, not from the model"
-        )
-        flags.append(_flag("note", f"{text}: {_where(cached, summary)}"))
-    if levels and not failed and not odd:
-        sent = sum(one["counts"]["sent"] for one in levels)
-        flags.append(_flag("good", f"{sent:,} requests, none failed, every token accounted for"))
-    return flags
-
-
-def _limit_flag(limit: Mapping[str, Any]) -> dict[str, str]:
-    texts = {
-        "server": f"The server was the limit: busy {percent(limit['busy_share'])} of the time",
-        "client": "The load generator was the limit, the server may do more than shown: "
-        + listing(limit["reasons"] or ["it was full"]),
-        "unknown": "Who was the limit is not known: neither server nor load generator was full",
-    }
-    if limit["who"] == "unknown" and limit["busy_share"] is None:
-        texts["unknown"] = "Who was the limit is not known: this server does not say how busy it is"
-    return _flag(
-        {"server": "good", "client": "warn"}.get(limit["who"], "note"), texts[limit["who"]]
-    )
-
-
-def _goodput_flag(best: Mapping[str, Any]) -> dict[str, str]:
-    size = f"{best['value']:g}{' in flight' if best['kind'] == 'concurrency' else ' a second'}"
-    text = f"Best goodput under {best['slo']}: {best['req_s']:.1f} requests/s,"
-    text += f" {system(best['mode']).label.lower()} at {size}, {percent(best['attainment'])} good"
-    return _flag("note", text)
-
-
-def _flag(kind: str, text: str) -> dict[str, str]:
-    return {"kind": kind, "text": text}

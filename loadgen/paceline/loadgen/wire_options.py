@@ -14,6 +14,7 @@ WIRE_HELP = {
     "protocol": "grpc, or openai: an OpenAI-compatible HTTP server such as vLLM's or llama.cpp's",
     "model_name": "openai: model to ask for (default: the first that the server lists)",
     "chat": "openai: send every text as a user's message to /chat/completions",
+    "strict": "openai: send OpenAI's own fields only, to servers that refuse others; answers then end by themselves",
     "tls": "grpc: encrypt, and check the server against the system's authorities",
     "ca": "PEM file of the authorities to trust instead; with grpc it implies --tls",
     "token_file": "file with the bearer token to send with every request",

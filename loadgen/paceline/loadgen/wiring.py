@@ -12,7 +12,13 @@ def make_wire(options: LoadOptions, host: str | None) -> Wire:
     if options.protocol == "openai":
         from paceline.loadgen.openai_wire import OpenAIWire
 
-        return OpenAIWire(target, model=options.model_name, chat=options.chat, access=access)
+        return OpenAIWire(
+            target,
+            model=options.model_name,
+            chat=options.chat,
+            strict=options.strict,
+            access=access,
+        )
     from paceline.loadgen.grpc_wire import GrpcWire
 
     return GrpcWire(target, options.channels, access)

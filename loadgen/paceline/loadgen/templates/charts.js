@@ -23,7 +23,7 @@ const FORMATS = {
   count: v => v >= 10000 ? `${Math.round(v / 1000)}k` : String(Math.round(v * 10) / 10),
   ms: v => v >= 10000 ? `${Math.round(v / 1000)} s` : v >= 1000 ? `${+(v / 1000).toFixed(1)} s` : v >= 10 ? `${Math.round(v)} ms` : `${+v.toFixed(1)} ms`,
   s: v => `${+v.toFixed(1)} s`,
-  percent: v => `${Math.round(v * 100)} %`,
+  percent: v => `${+(v * 100).toFixed(Math.abs(v) < .0995 ? 1 : 0)} %`,
 };
 
 function niceStep(span, wanted) {

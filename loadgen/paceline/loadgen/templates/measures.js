@@ -105,7 +105,7 @@ function goodputControls(figure, chart, redraw) {
 
 // One mode: what callers saw above what the server did, on one time axis.
 function drawTimeline(plot, spec) {
-  const {svg, width, height} = frame(plot, 610);
+  const {svg, width, height} = frame(plot, 760);
   const left = 56, right = width - 14, end = Math.max(spec.t_s.at(-1) || 1, spec.rate_t_s.at(-1) || 1);
   const x = {at: v => left + (right - left) * v / end, ticks: linearTicks(end, Math.floor(width / 90)), format: FORMATS.s};
   drawXAxis(svg, x, {left, right, top: 24, bottom: height - 44}, "seconds since the first request of this mode");
@@ -123,21 +123,43 @@ function drawTimeline(plot, spec) {
   const line = (t, v, y, stroke, extra = {}) => node(svg, "path", {class: "rate", d: steps(t, v, x, y), fill: "none", stroke, "stroke-width": 1.8, ...extra});
   const area = (v, y, fill, opacity) => node(svg, "path", {d: `${steps(spec.t_s, v, x, y)}V${y.at(0)}H${x.at(spec.t_s[0] || 0)}Z`, fill, opacity});
   const tone = colour(spec.key), dots = spec.ttft.dots;
-  const some = spec.ttft.every > 1 ? `one in ${spec.ttft.every} of ${spec.ttft.of} requests` : `all ${spec.ttft.of} requests`;
-  let y = strip(44, 120, "Time to first token", {scale: "log", format: "ms"}, dots.map(d => d[1]), some);
+  const part = (one, what) => one.every > 1 ? `one in ${one.every} of ${one.of} ${what}` : `all ${one.of} ${what}`;
+  let y = strip(44, 120, "Time to first token", {scale: "log", format: "ms"}, dots.map(d => d[1]), part(spec.ttft, "requests"));
   const cloud = node(svg, "g", {class: "ttft", "data-key": spec.key, "data-points": dots.length});
   for (const [t, ms] of dots) node(cloud, "circle", {cx: x.at(t).toFixed(1), cy: y.at(ms).toFixed(1), r: 2, fill: tone, opacity: .6});
-  y = strip(196, 80, "Output tokens a second at the client", {scale: "linear"}, spec.client_tok_s);
+  drawUnserved(svg, spec.unserved, x, {left, right, top: 196, bottom: 236}, part);
+  y = strip(268, 80, "Output tokens a second at the client", {scale: "linear"}, spec.client_tok_s);
   node(svg, "path", {class: "rate", d: `M${spec.rate_t_s.map((t, i) => `${x.at(t).toFixed(1)} ${y.at(spec.client_tok_s[i]).toFixed(1)}`).join("L")}`, fill: "none", stroke: tone, "stroke-width": 2});
-  y = strip(308, 80, "Requests in the server", {scale: "linear"}, [1, ...spec.running, ...spec.waiting], "solid: running, dashed: waiting");
+  y = strip(380, 80, "Requests in the server", {scale: "linear"}, [1, ...spec.running, ...spec.waiting], "solid: running, dashed: waiting");
   line(spec.t_s, spec.running, y, tone);
   line(spec.t_s, spec.waiting, y, "var(--ink)", {"stroke-dasharray": "4 3", "stroke-width": 1.4});
-  y = strip(420, 64, "Rows of the step", {scale: "linear"}, [1, ...spec.padded_rows], "solid: at work, red: padding");
+  y = strip(492, 64, "Rows of the step", {scale: "linear"}, [1, ...spec.padded_rows], "solid: at work, red: padding");
   area(spec.padded_rows, y, "var(--waste)", .32); area(spec.rows, y, "var(--bg)", 1); area(spec.rows, y, tone, .8);
   const kv = spec.kv_share.map(v => v ?? 0);
-  y = strip(516, 50, "Pages of keys and values in use", {scale: "linear", format: "percent"}, [.01, ...kv]);
+  y = strip(588, 50, "Pages of keys and values in use", {scale: "linear", format: "percent"}, [.01, ...kv]);
   area(kv, y, tone, .45);
+  const preempted = spec.preempted.reduce((a, b) => a + b, 0), rejected = spec.rejected.reduce((a, b) => a + b, 0);
+  y = strip(670, 36, "Preempted and refused by the server", {scale: "linear"}, [1, ...spec.preempted, ...spec.rejected],
+    preempted + rejected ? `solid: ${preempted} preempted, red: ${rejected} refused` : "none");
+  const stems = node(svg, "g", {class: "preempted", "data-key": spec.key, "data-points": preempted});
+  for (const [values, stroke, shift] of [[spec.preempted, tone, -1], [spec.rejected, "var(--waste)", 1]])
+    for (const [i, v] of values.entries()) if (v) node(stems, "line", {x1: x.at(spec.t_s[i]) + shift, x2: x.at(spec.t_s[i]) + shift, y1: y.at(0), y2: y.at(v), stroke, "stroke-width": 2});
   timelineHover(plot, svg, spec, x, {left, right, top: 24, bottom: height - 44});
+}
+
+// How requests ended that were not served: a lane for each way, so that colour alone tells nothing.
+function drawUnserved(svg, unserved, x, box, part) {
+  const lanes = [["failed", "failed", "var(--waste)"], ["shed", "refused", "var(--ink)"], ["missed_deadline", "too late", "var(--faint)"], ["dropped", "not sent", "var(--soft)"]];
+  const seen = lanes.filter(([end]) => unserved.marks.some(m => m[1] === end)), tall = (box.bottom - box.top) / Math.max(1, seen.length);
+  node(svg, "text", {class: "strong over", x: box.left, y: box.top - 7}, "Requests not served");
+  node(svg, "text", {class: "over", x: box.right, y: box.top - 7, "text-anchor": "end"}, unserved.of ? part(unserved, "of them") : "none");
+  node(svg, "line", {class: "axisline", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom});
+  const group = node(svg, "g", {class: "unserved", "data-key": "all", "data-points": unserved.marks.length});
+  for (const [i, [end, label, stroke]] of seen.entries()) {
+    const top = box.top + i * tall;
+    node(svg, "text", {x: box.left - 6, y: top + tall / 2 + 4, "text-anchor": "end"}, label);
+    for (const [t] of unserved.marks.filter(m => m[1] === end)) node(group, "line", {x1: x.at(t), x2: x.at(t), y1: top + 2, y2: top + tall - 2, stroke, "stroke-width": 1.6});
+  }
 }
 
 function timelineHover(plot, svg, spec, x, box) {
@@ -149,7 +171,8 @@ function timelineHover(plot, svg, spec, x, box) {
     const t = (mx - box.left) / (x.at(1) - x.at(0)), i = near(spec.t_s, t), j = near(spec.rate_t_s, t);
     for (const [name, value] of [["x1", mx], ["x2", mx], ["visibility", "visible"]]) hair.setAttribute(name, value);
     const kv = spec.kv_share[i] === null ? "" : `, ${FORMATS.percent(spec.kv_share[i])} of the pages`;
-    bubble.show(FORMATS.s(t), `${Math.round(spec.client_tok_s[j] || 0)} tok/s\n${spec.running[i]} running, ${spec.waiting[i]} waiting\n${spec.rows[i]} of ${spec.padded_rows[i]} rows at work${kv}`, mx, my);
+    const lost = (spec.preempted[i] ? `\n${spec.preempted[i]} preempted` : "") + (spec.rejected[i] ? `\n${spec.rejected[i]} refused` : "");
+    bubble.show(FORMATS.s(t), `${Math.round(spec.client_tok_s[j] || 0)} tok/s\n${spec.running[i]} running, ${spec.waiting[i]} waiting\n${spec.rows[i]} of ${spec.padded_rows[i]} rows at work${kv}${lost}`, mx, my);
   });
   svg.addEventListener("pointerleave", () => { bubble.hide(); hair.setAttribute("visibility", "hidden"); });
 }
