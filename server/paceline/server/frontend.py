@@ -33,6 +33,10 @@ class Observer(Protocol):
 
     def ended(self, finish: Finish) -> None: ...
 
+    def left(self, reason: FinishReason) -> None:
+        """A completion's caller went away before its end."""
+        ...
+
 
 class Frontend:
     """Prepares jobs and runs them on the engine."""
@@ -133,6 +137,9 @@ class Generation:
         traceback: TracebackType | None,
     ) -> None:
         self._stream.close()
+        if isinstance(exc, (asyncio.CancelledError, GeneratorExit)):
+            for _ in range(self.job.request.n - len(self.finishes)):
+                self._observer.left(self._why_left())
 
     def __aiter__(self) -> Generation:
         return self
@@ -167,6 +174,11 @@ class Generation:
         self._last[delta.index] = now
         if delta.finish is not None:
             self._observer.ended(delta.finish)
+
+    def _why_left(self) -> FinishReason:
+        deadline = self.job.request.deadline
+        late = deadline is not None and self._frontend.clock() >= deadline
+        return FinishReason.TIME_LIMIT if late else FinishReason.CANCELLED
 
     def _raise_error(self, finish: Finish) -> None:
         if finish.error is not None:
