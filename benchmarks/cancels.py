@@ -3,9 +3,10 @@
     python benchmarks/cancels.py [--cancels 10000] [--streams 64] [--probes 400] [--out FILE] [SERVE FLAGS]
 
 First a lone endless stream, again and again: its connection is closed at a random moment, and GetLoad is asked on
-another one until no page is in use. The time counts from the close to the answer that says so; what one question takes is the
-resolution. Then so many streams at once, each cancelled at a random moment: before it is queued, while it waits, after
-some tokens, by the client, by its deadline or by losing its connection. At the end not a page may be in use.
+another one until no page is in use. The time counts from the close to the answer that says so; what one question takes
+is the resolution. Then so many streams at once, each cancelled at a random moment: before it is queued, while it
+waits, after some tokens, by the client, by its deadline or by losing its connection. At the end not a page may be in
+use.
 
 Prints a line of a table, and with --out writes JSON.
 """

@@ -3,8 +3,8 @@
     python benchmarks/overload.py [--seconds 60] [--times 0.7,1,5] [--queue-wait-s 1] [-- SERVE FLAGS]
 
 The server's capacity comes first: requests a second in a closed loop that keeps its rows full. Then Poisson arrivals
-at so many TIMES that rate, by the load generator's open loop, which sends nothing twice; each level on a server of its own.
-Goodput is output tokens a second that arrived for requests that were answered whole or still ran, after the first
+at so many TIMES that rate, by the load generator's open loop, which sends nothing twice; each level on a server of its
+own. Goodput is output tokens a second that arrived for requests that were answered whole or still ran, after the first
 third of a level. TTFT is from the moment of the schedule, of requests that were admitted.
 
 Asked for: goodput at the highest rate within 10 % of the best level's, and p99 TTFT there within twice that at

@@ -65,13 +65,15 @@ async def test_questions_pass_when_the_queue_is_full(tokenizer: Tokenizer) -> No
 
 async def test_the_client_comes_back_when_it_was_told_to(tokenizer: Tokenizer) -> None:
     """The real client waits as the server says, without a word to its caller, and is answered."""
-    async with full(tokenizer, gate := Gate()) as served:
-        async with AsyncClient(f"127.0.0.1:{served.app.port}", timeout_s=WAIT_S) as client:
-            rejected = (await served.load()).requests_rejected
-            call = asyncio.ensure_future(client.generate("x", max_tokens=3))
-            await served.until(lambda load: load.requests_rejected > rejected)
-            gate.open()
-            assert (await call).usage.completion_tokens == 3
+    async with (
+        full(tokenizer, gate := Gate()) as served,
+        AsyncClient(f"127.0.0.1:{served.app.port}", timeout_s=WAIT_S) as client,
+    ):
+        rejected = (await served.load()).requests_rejected
+        call = asyncio.ensure_future(client.generate("x", max_tokens=3))
+        await served.until(lambda load: load.requests_rejected > rejected)
+        gate.open()
+        assert (await call).usage.completion_tokens == 3
 
 
 async def test_no_retry_is_asked_for_that_the_deadline_forbids(tokenizer: Tokenizer) -> None:
