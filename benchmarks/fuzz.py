@@ -34,10 +34,10 @@ def run(server: Server, count: int, seed: int) -> dict[str, Any]:
     statuses: Counter[str] = Counter()
     memory = [(0, server.rss_mib())]
 
-    def one(given: Input) -> None:
-        code = send(channel, given)
+    def one(case: Input) -> None:
+        code = send(channel, case)
         statuses[code.name] += 1
-        assert code not in FORBIDDEN, f"{given} ended with {code.name}"
+        assert code not in FORBIDDEN, f"{case} ended with {code.name}"
 
     begun, sent = time.monotonic(), 0
     while sent < count:

@@ -63,10 +63,14 @@ class Sent:
                 self._take(item.result)
             else:
                 request = pb.GenerateStreamRequest(generation=self.generation)
-                async for message in stub.GenerateStream(request, timeout=self.deadline_s):
-                    self._read(message)
-                    if self.kind == "slow stream":
-                        await self.slow.wait()
+                call = stub.GenerateStream(request, timeout=self.deadline_s)
+                try:
+                    async for message in call:
+                        self._read(message)
+                        if self.kind == "slow stream":
+                            await self.slow.wait()
+                finally:
+                    call.cancel()
             self.statuses.append(Code.OK)
         except grpc.aio.AioRpcError as error:
             self.statuses.append(error.code())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 
-from mock_serving import paced
+from mock_serving import WAIT_S, paced
 from paceline.client import AsyncClient, FinishReason
 from paceline.server.app import App
 from paceline.server.config import ServeConfig
@@ -38,6 +38,14 @@ class Fleet:
         await app.load()
         return app
 
+    @property
+    def targets(self) -> list[str]:
+        return [f"127.0.0.1:{app.port}" for app in self.apps[:2]]
+
+    def finished(self, app: App) -> int:
+        """Requests that a server has answered."""
+        return 0 if app.engine is None else app.engine.load().requests_finished
+
     async def restart(self, app: App) -> App:
         """As an orchestrator does: drain, end, start anew on the same address, wait until it gets requests."""
         assert await app.drain(asyncio.Event()), "running requests were cut short"
@@ -49,10 +57,22 @@ class Fleet:
         return again
 
 
-@pytest.mark.parametrize("as_text", [False, True])
-async def test_a_rolling_restart_loses_no_request(tokenizer: Tokenizer, as_text: bool) -> None:
+@pytest.fixture
+async def fleet(tokenizer: Tokenizer) -> AsyncIterator[Fleet]:
+    """Two servers that serve."""
+    made = Fleet(tokenizer)
+    try:
+        await made.start()
+        await made.start()
+        yield made
+    finally:
+        for app in made.apps:
+            await app.close()
+
+
+async def test_a_rolling_restart_loses_no_request(fleet: Fleet) -> None:
     """Streams and unary calls that come all the while are answered whole, by whichever server is there."""
-    fleet, stop, answered = Fleet(tokenizer), asyncio.Event(), 0
+    stop, answered = asyncio.Event(), 0
 
     async def read(client: AsyncClient) -> None:
         nonlocal answered
@@ -65,21 +85,34 @@ async def test_a_rolling_restart_loses_no_request(tokenizer: Tokenizer, as_text:
             assert whole.usage.completion_tokens == TOKENS
             answered += 2
 
-    first, second = await fleet.start(), await fleet.start()
-    addresses = [f"127.0.0.1:{app.port}" for app in (first, second)]
-    target: Any = f"ipv4:{','.join(addresses)}" if as_text else addresses
-    try:
-        async with asyncio.timeout(60), AsyncClient(target) as client, asyncio.TaskGroup() as group:
-            for _ in range(READERS):
-                group.create_task(read(client))
-            again = await fleet.restart(first)
-            await fleet.restart(second)
-            await fleet.restart(again)
-            stop.set()
-    finally:
-        for app in fleet.apps:
-            await app.close()
+    first, second = fleet.apps
+    async with (
+        asyncio.timeout(WAIT_S),
+        AsyncClient(f"ipv4:{','.join(fleet.targets)}") as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(READERS):
+            group.create_task(read(client))
+        again = await fleet.restart(first)
+        await fleet.restart(second)
+        await fleet.restart(again)
+        stop.set()
     assert answered > 0
-    engines = [app.engine for app in fleet.apps]
-    # Nothing was served twice either: what the engines ended is what readers got.
-    assert sum(e.load().requests_finished for e in engines if e is not None) == answered
+    # Nothing was computed twice either: what the engines ended is what readers got.
+    assert sum(fleet.finished(app) for app in fleet.apps) == answered
+
+
+async def test_a_server_that_announces_its_leave_is_passed_over(fleet: Fleet) -> None:
+    """Though it would still answer, as it does during the delay for load balancers, it gets no more calls."""
+    first, second = fleet.apps
+    async with asyncio.timeout(WAIT_S), AsyncClient(fleet.targets) as client:
+        while not (fleet.finished(first) and fleet.finished(second)):
+            await client.generate("x", max_tokens=1)
+        await first.announce()
+        before = None
+        while before != (before := fleet.finished(first)):
+            for _ in range(4):  # in turn, two of these would be the first server's
+                await client.generate("x", max_tokens=1)
+    async with AsyncClient(fleet.targets[0]) as operator:
+        assert (await operator.load()).requests_finished == before
+        assert (await operator.generate("x", max_tokens=1)).usage.completion_tokens == 1

@@ -31,25 +31,17 @@ class Door:
         self._blocked = False  # whether somebody was left waiting when a step was last planned
         self.rejected = 0
 
-    def enter(self, request: Request) -> None:
-        """Lets a request wait, or raises QueueFull with the time in which the queue may have emptied."""
-        config, n, tokens = self._config, request.n, request.n * len(request.prompt_ids)
+    def enter(self, request: Request, *, again: bool = False) -> None:
+        """Lets a request wait, or raises QueueFull with the time in which the queue may have emptied.
+
+        Args:
+            again: it was let in before, and is now whatever waits.
+        """
         with self._lock:
-            waiting, wait_s = self._waiting.total(), self._wait_s(request.priority)
-            if waiting + n > config.max_queue_requests:
-                self._refuse(f"{waiting} requests are waiting already")
-            if self._tokens + tokens > config.max_queue_tokens:
-                self._refuse(f"{self._tokens} prompt tokens are waiting already")
-            if config.max_queue_wait_s is not None and wait_s > config.max_queue_wait_s:
-                self._refuse(f"a request would wait {wait_s:.1f} s")
-            if config.admission is Admission.DEADLINE and request.deadline is not None:
-                left_s = request.deadline - self._clock()
-                if wait_s > left_s:
-                    self._refuse(
-                        f"a request would wait {wait_s:.1f} s, this one has {left_s:.1f} s"
-                    )
-            self._waiting[request.priority] += n
-            self._tokens += tokens
+            if not again:
+                self._check(request)
+            self._waiting[request.priority] += request.n
+            self._tokens += request.n * len(request.prompt_ids)
 
     def leave(self, sequence: Sequence) -> None:
         """A completion joined, or ended before that."""
@@ -70,6 +62,20 @@ class Door:
         """How long a request of ordinary priority would wait now."""
         with self._lock:
             return self._wait_s(0)
+
+    def _check(self, request: Request) -> None:
+        config, waiting = self._config, self._waiting.total()
+        if waiting + request.n > config.max_queue_requests:
+            self._refuse(f"{waiting} requests are waiting already")
+        if self._tokens + request.n * len(request.prompt_ids) > config.max_queue_tokens:
+            self._refuse(f"{self._tokens} prompt tokens are waiting already")
+        wait_s = self._wait_s(request.priority)
+        if config.max_queue_wait_s is not None and wait_s > config.max_queue_wait_s:
+            self._refuse(f"a request would wait {wait_s:.1f} s")
+        if config.admission is Admission.DEADLINE and request.deadline is not None:
+            left_s = request.deadline - self._clock()
+            if wait_s > left_s:
+                self._refuse(f"a request would wait {wait_s:.1f} s, this one has {left_s:.1f} s")
 
     def _wait_s(self, priority: int) -> float:
         ahead = sum(count for level, count in self._waiting.items() if level <= priority)

@@ -93,7 +93,19 @@ class Frontend:
 
     async def start(self, job: Job) -> Generation:
         """Submits a job. Raises what `EnginePort.start` raises."""
-        return Generation(self, job, await self.engine.start(job.request), self._observer)
+        try:
+            stream = await self.engine.start(job.request)
+        except asyncio.CancelledError:
+            self.left(job, job.request.n)
+            raise
+        return Generation(self, job, stream, self._observer)
+
+    def left(self, job: Job, completions: int) -> None:
+        """The caller went away, or its deadline passed, before so many completions ended."""
+        deadline = job.request.deadline
+        late = deadline is not None and self.clock() >= deadline
+        for _ in range(completions):
+            self._observer.left(FinishReason.TIME_LIMIT if late else FinishReason.CANCELLED)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -138,8 +150,7 @@ class Generation:
     ) -> None:
         self._stream.close()
         if isinstance(exc, (asyncio.CancelledError, GeneratorExit)):
-            for _ in range(self.job.request.n - len(self.finishes)):
-                self._observer.left(self._why_left())
+            self._frontend.left(self.job, self.job.request.n - len(self.finishes))
 
     def __aiter__(self) -> Generation:
         return self
@@ -174,11 +185,6 @@ class Generation:
         self._last[delta.index] = now
         if delta.finish is not None:
             self._observer.ended(delta.finish)
-
-    def _why_left(self) -> FinishReason:
-        deadline = self.job.request.deadline
-        late = deadline is not None and self._frontend.clock() >= deadline
-        return FinishReason.TIME_LIMIT if late else FinishReason.CANCELLED
 
     def _raise_error(self, finish: Finish) -> None:
         if finish.error is not None:
