@@ -32,7 +32,7 @@ def channel(target: str) -> Iterator[grpc.Channel]:
 
 
 @settings(
-    max_examples=300,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
