@@ -59,7 +59,9 @@ def slow_reader(server: Server, _: int) -> str:
         for _number in range(32):
             options = [*_OWN_CONNECTION, ("grpc.http2.lookahead_bytes", 1024)]
             channel = stack.enter_context(grpc.insecure_channel(server.target, options))
-            stream = pb.GenerateStreamRequest(generation=request(3000))
+            # About a kilobyte a token: far more than the connection takes unread.
+            stream = pb.GenerateStreamRequest(generation=request(1000))
+            stream.generation.response.logprobs = 20
             calls.append(rpc.GenerationServiceStub(channel).GenerateStream(stream))
         while server.load().running < 32:
             time.sleep(0.01)
@@ -71,7 +73,7 @@ def slow_reader(server: Server, _: int) -> str:
             call.cancel()
     assert server.idle() is not None, "pages are left over"
     assert took < _SOON_S, f"an honest request took {took:.1f} s"
-    assert grown < 64, f"memory grew by {grown:.0f} MiB"
+    assert grown < 200, f"memory grew by {grown:.0f} MiB"
     return f"honest request {took:.2f} s, memory {grown:+.1f} MiB"
 
 
