@@ -43,7 +43,8 @@ async def full(tokenizer: Tokenizer, gate: Gate) -> AsyncIterator[Served]:
 
 def _sent(served: Served, name: str) -> asyncio.Future[pb.GenerateResponse]:
     request = pb.GenerateRequest(generation=generation(request_id=name))
-    return asyncio.ensure_future(served.stub.Generate(request))
+    call: asyncio.Future[pb.GenerateResponse] = asyncio.ensure_future(served.stub.Generate(request))
+    return call
 
 
 async def test_questions_pass_when_the_queue_is_full(tokenizer: Tokenizer) -> None:
