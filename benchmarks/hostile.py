@@ -145,13 +145,19 @@ async def _hold_open(server: Server, wanted: int) -> tuple[int, float, float]:
         # The header says that the engine has it. gRPC turns away more than a thousand that nobody took in yet.
         await asyncio.wait_for(asyncio.gather(*(call.read() for call in fresh)), 60)
         calls += fresh
-    load = await asyncio.to_thread(server.load)
     took, grown = time.monotonic() - begun, server.rss_mib() - before
+    opened = 0
+    for _ in range(50):  # the engine's word is as of its latest step, up to a second old
+        load = await asyncio.to_thread(server.load)
+        opened = load.running + load.waiting
+        if opened == wanted:
+            break
+        await asyncio.sleep(0.1)
     for call in calls:
         call.cancel()
     for channel in channels:
         await channel.close()
-    return load.running + load.waiting, took, grown
+    return opened, took, grown
 
 
 def big_message(server: Server, _: int) -> str:
