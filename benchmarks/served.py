@@ -51,12 +51,15 @@ class Server:
     def processes(self) -> list[psutil.Process]:
         """The server's own, front ends and engine included."""
         first = psutil.Process(self.process.pid)
-        return [first, *first.children(recursive=True)]
+        return [first, *sorted(first.children(recursive=True), key=lambda child: child.pid)]
 
     def rss_mib(self) -> float:
         """Memory of all its processes; what they share counts for each."""
-        total: int = sum(process.memory_info().rss for process in self.processes())
-        return total / 2**20
+        return sum(self.rss_each_mib())
+
+    def rss_each_mib(self) -> list[float]:
+        """The same, one by one: the first process, then its children in the order of their ids."""
+        return [process.memory_info().rss / 2**20 for process in self.processes()]
 
     def close(self) -> None:
         self._channel.close()

@@ -40,12 +40,12 @@ def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return found, math.sqrt(rest / (n - 2) / spread)
 
 
-async def soak(server: Server, crowd: Crowd, seconds: float) -> list[tuple[float, float]]:
-    """(seconds since the start, MiB) every few seconds."""
+async def soak(server: Server, crowd: Crowd, seconds: float) -> list[tuple[float, list[float]]]:
+    """(seconds since the start, MiB of each process) every few seconds."""
     reading = asyncio.create_task(crowd.run())
     begun, samples = time.monotonic(), []
     while (now := time.monotonic() - begun) < seconds and not reading.done():
-        samples.append((now, server.rss_mib()))
+        samples.append((now, server.rss_each_mib()))
         await asyncio.sleep(_EVERY_S)
     crowd.stop()
     await reading
@@ -58,7 +58,7 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     settled = [sample for sample in samples if sample[0] >= samples[-1][0] / 3]
     if len(settled) < 3:
         raise SystemExit("too short to tell a slope: give more --minutes")
-    per_s, error = slope(settled)
+    per_s, error = slope([(at, sum(each)) for at, each in settled])
     left = server.idle()
     seen = crowd.seen
     return {
