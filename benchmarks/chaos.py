@@ -70,9 +70,10 @@ class Killer:
 
 def _command(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        command: list[str] = process.cmdline()
     except psutil.Error:
         return []
+    return command
 
 
 async def chaos(crowd: Crowd, killer: Killer, seconds: float) -> None:
