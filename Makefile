@@ -20,7 +20,7 @@ OWN_RATE = $(filter ramp:% steps:% trace:%,$(ARRIVAL))
 OPEN_FLAGS = $(if $(OWN_RATE),,--rates $(or $(RATES),auto)) $(if $(ARRIVAL),--arrival $(ARRIVAL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto test check bench bench-open bench-search bench-compare serve load format clean
+.PHONY: help setup proto test check soak chaos bench bench-open bench-search bench-compare serve load format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ check: $(STAMP)  ## lint, format, types, contract, then the tests
 	$(BIN)/mypy
 	$(BIN)/buf lint
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP)  ## half an hour of readers who come, leave and are late: statuses, pages, memory (ARGS="--minutes 5")
+	$(BIN)/python benchmarks/soak.py $(ARGS)
+
+chaos: $(STAMP)  ## ten minutes at overload in which the engine is killed at random (ARGS="--minutes 2")
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 bench: $(STAMP)  ## measure all modes, write bench/<run>/report.html (CONCURRENCY= MODES= MODEL= WORKLOAD= TARGET= SLO= REPEAT= QUICK=1)
 	$(BIN)/paceline bench $(BENCH_FLAGS) $(ARGS)

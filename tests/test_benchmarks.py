@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import engine_runs
+import overload
 import profile_gpu
+import soak
 import tables
 from driving import Driven, Loaded
 from gpu_parts import shapes_of
@@ -154,6 +156,27 @@ class TestBench:
         with pytest.raises(Failed, match="broken") as failure:
             Bench(None, 60, tmp_path).lines([str(program)])
         assert failure.value.lines == [{"a": 1}]
+
+
+def test_a_slope_is_told_with_its_error() -> None:
+    """A straight line has its slope and no error; noise around a flat one is within two errors of none."""
+    assert soak.slope([(x, 3.0 + 0.5 * x) for x in range(10)]) == pytest.approx((0.5, 0.0))
+    found, error = soak.slope([(x, float(x % 2)) for x in range(40)])
+    assert abs(found) < 2 * error
+
+
+@pytest.mark.parametrize(
+    ("goodput", "ttft", "reached"), [(95, 190, True), (85, 100, False), (99, 210, False)]
+)
+def test_overload_is_judged_by_goodput_and_first_tokens(
+    goodput: float, ttft: float, reached: bool
+) -> None:
+    """The highest rate is held against the best goodput and against the first tokens at capacity."""
+    levels = [
+        {"times": times, "goodput_tok_s": rate, "ttft_p99_ms": wait}
+        for times, rate, wait in ((0.7, 70, 20), (1.0, 100, 100), (5.0, goodput, ttft))
+    ]
+    assert overload.verdict(levels)["reached"] is reached
 
 
 def test_parts_take_the_shapes_they_are_about() -> None:

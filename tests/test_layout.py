@@ -23,6 +23,7 @@ PURE = {
         "bounds",
         "counters",
         "deterministic",
+        "drain_rate",
         "errors",
         "inbox",
         "lifecycle",

@@ -10,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from mock_serving import Gate, Served, generation, paced, serving
+from mock_serving import WAIT_S, Gate, Served, generation, paced, serving
 from paceline.server.mock import MockRunner
 from paceline.server.tokenizer import Tokenizer
 from paceline.v1 import generation_pb2 as pb
@@ -102,6 +102,11 @@ async def test_cancel_frees_pages(tokenizer: Tokenizer, streaming: bool) -> None
         call.cancel()
         load = await served.idle()
         assert load.output_tokens < 3 * ENDLESS
+        # The metrics tell of it, once for each completion.
+        async with asyncio.timeout(WAIT_S):
+            while not (finished := served.app._console.metrics.tally.finished):
+                await served.load()
+        assert finished == {"cancelled": 3}
 
 
 async def test_a_client_that_vanishes_frees_pages(tokenizer: Tokenizer) -> None:
@@ -178,5 +183,6 @@ async def test_batch_over_the_queue_fails_by_item(tokenizer: Tokenizer) -> None:
         gate.open()
         outcomes = [item.WhichOneof("outcome") for item in (await call).items]
         assert outcomes.count("result") >= 3
-        codes = {i.error.code for i in (await call).items if i.HasField("error")}
-        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]}
+        errors = [item.error for item in (await call).items if item.HasField("error")]
+        assert {e.code for e in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]}
+        assert all(e.retry_after_ms > 0 for e in errors)

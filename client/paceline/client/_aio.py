@@ -70,8 +70,9 @@ class AsyncStream(StreamRecord):
 class AsyncClient:
     """A connection to a Paceline server, made at the first call and bound to that call's event loop.
 
-    `target` is "host:port", a gRPC name such as "dns:///service:50051" whose addresses are used in turn, or a
-    list of "ip:port". Every call raises a `PacelineError` when it fails.
+    `target` is "host:port", a gRPC name such as "dns:///service:50051" or "ipv4:10.0.0.1:50051,10.0.0.2:50051", or a
+    list of "ip:port". Several addresses are used in turn; those whose health says NOT_SERVING are passed over.
+    Every call raises a `PacelineError` when it fails.
     """
 
     def __init__(

@@ -154,4 +154,7 @@ def _logprob(message: pb.TokenLogprob) -> TokenLogprob:
 
 def _item_error(message: pb.ItemError) -> PacelineError:
     violations = tuple(Violation(each.field, each.description) for each in message.violations)
-    return from_code(message.code, message.message, violations=violations)
+    retry_after_s = message.retry_after_ms / 1e3 if message.retry_after_ms else None
+    return from_code(
+        message.code, message.message, violations=violations, retry_after_s=retry_after_s
+    )

@@ -15,6 +15,7 @@ DEFAULT_TIMEOUT_S = 300.0
 DEFAULT_ATTEMPTS = 4
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 SERVICE = "paceline.v1.GenerationService"
+_SEVERAL = ("dns:", "ipv4:", "ipv6:", "xds:")  # without a scheme, an address is one server's
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -71,6 +72,11 @@ class Connection:
         return f"{scheme}:{','.join(self.target)}"
 
     @property
+    def balanced(self) -> bool:
+        """Whether the target names, or may name, several servers."""
+        return self.address.startswith(_SEVERAL)
+
+    @property
     def secure(self) -> bool:
         """Whether the connection is encrypted."""
         return self.tls or self.ca is not None or self.certificate is not None
@@ -97,6 +103,9 @@ class Connection:
         own: dict[str, Any] = {
             "grpc.enable_retries": 1 if self.attempts > 1 else 0,
             "grpc.service_config": json.dumps(self._service_config()),
+            # A server that was restarted is found again soon; gRPC's own waits grow to two minutes.
+            "grpc.initial_reconnect_backoff_ms": 200,
+            "grpc.max_reconnect_backoff_ms": 2_000,
             "grpc.keepalive_time_ms": 30_000,
             "grpc.keepalive_timeout_ms": 10_000,
             "grpc.keepalive_permit_without_calls": 0,
@@ -116,7 +125,15 @@ class Connection:
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             }
-        return {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]}
+        config: dict[str, Any] = {
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "methodConfig": [method],
+        }
+        if self.balanced:
+            # Servers that load or drain say so and are passed over. A lone one is asked all the same: only
+            # it can tell when to come back, and it answers `load` and `abort` while it drains.
+            config["healthCheckConfig"] = {"serviceName": SERVICE}
+        return config
 
 
 def _read(path: str | Path | None) -> bytes | None:

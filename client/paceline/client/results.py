@@ -211,3 +211,4 @@ class Load:
     step_s: float
     draining: bool
     row_steps: int
+    queue_wait_s: float

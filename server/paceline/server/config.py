@@ -17,6 +17,13 @@ class Mode(enum.StrEnum):
     CONTINUOUS = "continuous"
 
 
+class Admission(enum.StrEnum):
+    """Who is refused although the queue has room (see `door`)."""
+
+    BOUNDS = "bounds"
+    DEADLINE = "deadline"
+
+
 class EngineConfig(BaseModel):
     """What the scheduler is bound by."""
 
@@ -35,6 +42,16 @@ class EngineConfig(BaseModel):
     max_queue_requests: int = Field(1024, ge=1, description="waiting requests before refusing")
     max_queue_tokens: int = Field(
         262_144, ge=1, description="waiting prompt tokens before refusing"
+    )
+    max_queue_wait_s: float | None = Field(
+        None, ge=0, description="estimated wait in the queue before refusing; unset: no bound"
+    )
+    admission: Admission = Field(
+        Admission.BOUNDS,
+        description="deadline: refuse at once what would still wait at its deadline",
+    )
+    ageing_s: float = Field(
+        1.0, ge=0, description="seconds of waiting that make up for one step of priority"
     )
     page_size: int = Field(
         16,

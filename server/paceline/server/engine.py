@@ -86,7 +86,7 @@ class Engine:
         self._config = config
         self._deliver = deliver
         self._clock = clock
-        self._door = Door(config.max_queue_requests, config.max_queue_tokens)
+        self._door = Door(config, clock)
         pages = PagePool(runner.num_pages, config.page_size, prefix_cache=config.prefix_cache)
         self._scheduler = Scheduler(
             config, pages, runner.info.max_context_tokens, runner.buckets, self._door.leave
@@ -145,7 +145,7 @@ class Engine:
                 raise Unavailable("the server is shutting down")
             if self._closed or not self.healthy:
                 raise Unavailable("the engine is not running")
-            self._door.enter(request.n, request.n * len(request.prompt_ids))
+            self._door.enter(request)
             self._idle.clear()
             self._inbox.put(Submit(request))
 
@@ -164,6 +164,7 @@ class Engine:
             self._load,
             time_s=self._clock(),
             requests_rejected=self._door.rejected,
+            queue_wait_s=self._door.wait_s(),
             draining=self._draining,
         )
 
@@ -215,6 +216,7 @@ class Engine:
         """Launches the next step and reads back the one before it, or where steps wait, itself."""
         started = self._clock()
         step = self._scheduler.plan(started)
+        self._door.planned(self._scheduler.waiting, started)
         self._worked = step is not None or self._in_flight is not None
         if not self._worked:
             return []

@@ -33,6 +33,10 @@ class Observer(Protocol):
 
     def ended(self, finish: Finish) -> None: ...
 
+    def left(self, reason: FinishReason) -> None:
+        """A completion's caller went away before its end."""
+        ...
+
 
 class Frontend:
     """Prepares jobs and runs them on the engine."""
@@ -89,7 +93,19 @@ class Frontend:
 
     async def start(self, job: Job) -> Generation:
         """Submits a job. Raises what `EnginePort.start` raises."""
-        return Generation(self, job, await self.engine.start(job.request), self._observer)
+        try:
+            stream = await self.engine.start(job.request)
+        except asyncio.CancelledError:
+            self.left(job, job.request.n)
+            raise
+        return Generation(self, job, stream, self._observer)
+
+    def left(self, job: Job, completions: int) -> None:
+        """The caller went away, or its deadline passed, before so many completions ended."""
+        deadline = job.request.deadline
+        late = deadline is not None and self.clock() >= deadline
+        for _ in range(completions):
+            self._observer.left(FinishReason.TIME_LIMIT if late else FinishReason.CANCELLED)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -133,6 +149,8 @@ class Generation:
         traceback: TracebackType | None,
     ) -> None:
         self._stream.close()
+        if isinstance(exc, (asyncio.CancelledError, GeneratorExit)):
+            self._frontend.left(self.job, self.job.request.n - len(self.finishes))
 
     def __aiter__(self) -> Generation:
         return self

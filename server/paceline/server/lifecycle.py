@@ -50,6 +50,7 @@ class Lifecycle:
         max_context: tokens a sequence may grow to.
         max_rows: slots.
         on_leave_queue: told once for each sequence, when it first joins or ends before that.
+        ageing_s: so much earlier an arrival makes up for one step of priority.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Lifecycle:
         max_context: int,
         max_rows: int,
         on_leave_queue: Callable[[Sequence], None],
+        *,
+        ageing_s: float = 1.0,
     ) -> None:
         self.waiting = WaitingLine()
         self.running = Running(max_rows)
@@ -66,6 +69,7 @@ class Lifecycle:
         self.soonest = float("inf")  # nobody's time is up before that
         self._max_context = max_context
         self._on_leave_queue = on_leave_queue
+        self._ageing_s = ageing_s
         self._flights: deque[Flight] = deque()
         self._history = StepHistory()
         self._by_id: dict[str, list[Sequence]] = {}
@@ -81,9 +85,13 @@ class Lifecycle:
     def add(self, request: Request) -> None:
         """Puts a request's completions at their place in the queue."""
         longest = len(request.prompt_ids) + request.stopping.max_tokens
+        # All age alike, so who goes before whom never changes: nobody is overtaken without end, for
+        # whoever comes late enough comes after, however urgent.
+        due = request.arrival + request.priority * self._ageing_s
         for index in range(request.n):
             sequence = Sequence(request, index, next(self._order))
             sequence.limit = min(longest, self._max_context)
+            sequence.place = (due, sequence.order)
             self.soonest = min(self.soonest, sequence.expires)
             self._by_id.setdefault(request.id, []).append(sequence)
             self.waiting.add(sequence)

@@ -79,6 +79,8 @@ class Metrics:
         yield _gauge("num_requests_running", "Completions being computed.", load.running)
         yield _gauge("num_requests_waiting", "Completions in the queue.", load.waiting)
         yield _gauge("queue_tokens", "Prompt tokens in the queue.", load.waiting_tokens)
+        wait = "How long a request of ordinary priority would wait in the queue."
+        yield _gauge("estimated_queue_wait_seconds", wait, load.queue_wait_s)
         used = load.pages_used / load.pages_total if load.pages_total else 0.0
         yield _gauge("kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", used)
         yield _gauge("step_rows", "Rows of the latest step.", load.step_rows)

@@ -162,6 +162,7 @@ class Load:
     step_s: float = 0.0
     draining: bool = False
     row_steps: int = 0
+    queue_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

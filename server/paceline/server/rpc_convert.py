@@ -170,4 +170,5 @@ def load_message(load: Load) -> pb.GetLoadResponse:
         step_s=load.step_s,
         draining=load.draining,
         row_steps=load.row_steps,
+        queue_wait_s=load.queue_wait_s,
     )

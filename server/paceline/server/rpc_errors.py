@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -35,8 +36,16 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: Paceli
     status = rpc_status.to_status(_status(error))
     trailers = tuple(status.trailing_metadata)
     if error.retry_after_s is not None:
-        trailers += (("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1e3))),)
+        trailers += (("grpc-retry-pushback-ms", _pushback(error.retry_after_s, context)),)
     await context.abort(status.code, status.details, trailers)
+
+
+def _pushback(retry_after_s: float, context: Any) -> str:
+    """Milliseconds after which the caller's gRPC tries again; -1, never, where its deadline comes first."""
+    left_s = context.time_remaining()
+    if left_s is not None and left_s <= retry_after_s:
+        return "-1"
+    return str(round(retry_after_s * 1e3))
 
 
 def item_error(error: PacelineError) -> pb.ItemError:
@@ -45,6 +54,7 @@ def item_error(error: PacelineError) -> pb.ItemError:
     return pb.ItemError(
         code=_code(error),
         message=_clip(str(error)),
+        retry_after_ms=round((error.retry_after_s or 0.0) * 1e3),
         violations=[
             pb.FieldViolation(field=v.field, description=v.description) for v in violations
         ],

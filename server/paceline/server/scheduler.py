@@ -51,7 +51,11 @@ class Scheduler:
         self._pages = pages
         self._residency = Residency(pages, config.prefill_chunk if config.deterministic else None)
         self._life = Lifecycle(
-            self._residency, self.max_context, config.max_batch_size, on_leave_queue
+            self._residency,
+            self.max_context,
+            config.max_batch_size,
+            on_leave_queue,
+            ageing_s=config.ageing_s,
         )
         self._waiting, self._running = self._life.waiting, self._life.running
         self._counters = self._life.counters
@@ -67,6 +71,11 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         return not self._waiting and not self._running
+
+    @property
+    def waiting(self) -> int:
+        """Completions that have no row."""
+        return len(self._waiting)
 
     def add(self, request: Request) -> None:
         """Puts a request's completions at their place in the queue."""

@@ -42,7 +42,10 @@ class Sequence:
     first_token: float | None = None
     last_token: float | None = None
     slot: int = -1  # its number among the running ones, 0 .. max_batch_size - 1; -1 while it waits
-    place: tuple[int, int] = field(init=False)  # in the queue: priority first, then arrival
+    place: tuple[float, int] = (
+        0.0,
+        0,
+    )  # in the queue, and in the order of rows; smaller goes first
     sampling: SamplingParams = field(init=False)
     expires: float = field(init=False)  # at its deadline or time limit; infinity without either
     queued: bool = True  # until it first joins
@@ -73,7 +76,6 @@ class Sequence:
         self.ends = stopping.eos_token_ids
         if stopping.stop_token_ids:
             self.ends |= stopping.stop_token_ids
-        self.place = (self.request.priority, self.order)
 
     @property
     def num_output(self) -> int:

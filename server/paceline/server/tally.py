@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from .request import Finish
+from .request import Finish, FinishReason
 
 # Small models answer in milliseconds and a busy CPU in minutes; steps of about 1, 2, 5.
 _SECONDS = tuple(base * 10.0**power for power in range(-3, 3) for base in (1.0, 2.0, 5.0))
@@ -82,6 +82,10 @@ class Tally(msgspec.Struct):
         if usage.completion_tokens > 1:
             seconds = timings.decode_s / (usage.completion_tokens - 1)
             self._observe("request_time_per_output_token_seconds", seconds)
+
+    def left(self, reason: FinishReason) -> None:
+        """A completion's caller went away before its end."""
+        self.finished[reason.value] = self.finished.get(reason.value, 0) + 1
 
     def answered(self, status: str) -> None:
         """A generation call, or an item of a batch, ended with this gRPC status."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from .sequence import Sequence
 
 
-def place(sequence: Sequence) -> tuple[int, int]:
-    """Sort key: priority first, then arrival."""
+def place(sequence: Sequence) -> tuple[float, int]:
+    """Sort key: arrival, put off or brought forward by priority."""
     return sequence.place
 
 
