@@ -19,12 +19,12 @@ class Door:
         self._tokens = 0
         self.rejected = 0
 
-    def enter(self, requests: int, tokens: int) -> None:
-        """Lets waiting requests in, or raises QueueFull."""
+    def enter(self, requests: int, tokens: int, *, again: bool = False) -> None:
+        """Lets waiting requests in, or raises QueueFull, but not at those that were in before."""
         with self._lock:
-            if self._requests + requests > self._max_requests:
+            if not again and self._requests + requests > self._max_requests:
                 self._refuse(f"{self._requests} requests are waiting already")
-            if self._tokens + tokens > self._max_tokens:
+            if not again and self._tokens + tokens > self._max_tokens:
                 self._refuse(f"{self._tokens} prompt tokens are waiting already")
             self._requests += requests
             self._tokens += tokens
