@@ -1,4 +1,4 @@
-"""What the engine's thread computes, in a file that outlives it: who was on board when it died, and since when it hangs.
+"""What the engine computes, in a file that outlives it: who was on board when it died, and since when it hangs.
 
 The file is mapped into memory, so writing costs no system call, and what is written is there however the process ends.
 Its layout, in native types:

@@ -20,6 +20,7 @@ from . import flight_record
 from .backoff import Backoff
 from .flight_record import Passenger
 from .launch import ANSWER_S, Child
+from .messages import control
 from .orders import (
     AwaitIdle,
     Cleared,
@@ -103,6 +104,7 @@ class Keeper:
     async def start(self) -> Facts:
         """Returns when the first engine is warm. SetupError if it cannot be loaded: that is not tried again."""
         self._task = asyncio.create_task(self._keep())
+        self._task.add_done_callback(self._check)
         return await self._facts
 
     def frontend_gone(self, serial: int) -> None:
@@ -180,6 +182,14 @@ class Keeper:
                 return
             await self._mourn(generation, end, self._backoff.after(lived_s or 0.0))
 
+    def _check(self, task: asyncio.Task[None]) -> None:
+        """Without a keeper nobody would notice a death."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("the engine is not watched any more", exc_info=error)
+            self.failed.set()
+            if not self._facts.done():
+                self._facts.set_exception(error)
+
     async def _live(self, generation: int) -> str:
         """One engine from its start to its end, told in words."""
         self._hung, begun = False, time.monotonic()
@@ -219,6 +229,8 @@ class Keeper:
             len(on_board),
             delay_s,
         )
+        for name in (record_name(generation), control(generation)):
+            (self._folder / name).unlink(missing_ok=True)
         self._listeners.gone(on_board, delay_s + self._start_s)
         await asyncio.sleep(delay_s)
 
