@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mock_serving import load_mock
 from paceline.server.config import ServeConfig
-from paceline.server.errors import SetupError
 from paceline.server.facts import Facts
-from paceline.server.loader import Loaded
 from paceline.server.processes import keeper
 from paceline.server.processes.backoff import Backoff
 from paceline.server.processes.flight_record import Passenger
@@ -48,30 +45,26 @@ class TestBackoff:
 
 
 class TestSuspects:
-    @given(
-        st.lists(
-            st.tuples(st.booleans(), st.frozensets(st.integers(0, 9), max_size=6)), max_size=30
-        )
-    )
-    def test_deaths_count_until_cleared(self, events: list[tuple[bool, frozenset[int]]]) -> None:
-        """Each death counts once for who was there; a good end starts from nothing; memory is bounded."""
-        suspects, model, most = Suspects(most=5), dict[bytes, int](), 0
-        for died, numbers in events:
-            names = [bytes([number]) for number in numbers]
+    @given(st.lists(st.tuples(st.booleans(), st.sets(st.binary(max_size=1), max_size=4))))
+    def test_deaths_count_until_cleared(self, events: list[tuple[bool, set[bytes]]]) -> None:
+        """Each death counts once for who was there; a good end starts from nothing."""
+        suspects, expected = Suspects(), Counter[bytes]()
+        for died, names in events:
             if died:
                 suspects.blame(names)
-                for name in names:
-                    model[name] = model.get(name, 0) + 1
+                expected.update(names)
             else:
                 for name in names:
                     suspects.clear(name)
-                    model.pop(name, None)
-            most = max(most, len(suspects.deaths))
-            assert all(count <= model[name] for name, count in suspects.deaths.items())
-            assert len(suspects.deaths) == min(5, len(model)) or len(model) > 5
-            if len(model) <= 5 and most < 5:
-                assert suspects.deaths == model
-        assert most <= 5
+                    del expected[name]
+        assert suspects.deaths == expected
+
+    def test_memory_is_bounded(self) -> None:
+        """Who was not there for the longest time is forgotten first."""
+        suspects = Suspects(most=3)
+        for names in ([b"a", b"b"], [b"c", b"d"], [b"b", b"c"], [b"e"]):
+            suspects.blame(names)
+        assert suspects.deaths == {b"b": 2, b"c": 2, b"e": 1}
 
     def test_a_request_is_known_again(self) -> None:
         """Under another id, at another time and with another seed, but not with another prompt or parameter."""
@@ -95,20 +88,13 @@ class TestSuspects:
         assert len({fingerprint(each) for each in [REQUEST, *others]}) == 6
 
 
-def load_once(config: ServeConfig) -> Loaded:
-    """A model that can be loaded as long as the file `MODEL_FILE` of the environment is there."""
-    if not Path(os.environ["MODEL_FILE"]).exists():
-        raise SetupError("the model is not there any more")
-    return load_mock(config)
-
-
 async def test_an_engine_that_gets_ready_no_more_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some tries: whoever waits for it is told of one death alone, and that it failed."""
     model = tmp_path / "model"
     model.touch()
-    monkeypatch.setenv("MODEL_FILE", str(model))
+    monkeypatch.setenv("MODEL", str(model))
     monkeypatch.setattr(keeper, "_MOST_TRIES", 2)
     ready: list[int] = []
     gone: list[int] = []
@@ -122,7 +108,7 @@ async def test_an_engine_that_gets_ready_no_more_is_given_up(
 
     one = Keeper(
         ServeConfig(port=0, metrics_port=None),
-        "test_restart_rules:load_once",
+        "mock_serving:load_mock",
         tmp_path,
         Listeners(on_ready, on_gone),
         Backoff(0.01, 0.01, 60.0),
