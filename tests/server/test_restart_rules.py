@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.server.config import ServeConfig
@@ -28,6 +28,7 @@ REQUEST = Request("a", (1, 2, 3), SamplingParams(), StoppingParams(8), 1.0)
 
 
 class TestBackoff:
+    @settings(deadline=None)
     @given(st.lists(st.floats(0, 200), min_size=1, max_size=50))
     def test_delays_double_and_start_over(self, lives: list[float]) -> None:
         """Each delay is the first one after a steady life, and otherwise twice the last one, up to the most."""
@@ -45,6 +46,7 @@ class TestBackoff:
 
 
 class TestSuspects:
+    @settings(deadline=None)
     @given(st.lists(st.tuples(st.booleans(), st.sets(st.binary(max_size=1), max_size=4))))
     def test_deaths_count_until_cleared(self, events: list[tuple[bool, set[bytes]]]) -> None:
         """Each death counts once for who was there; a good end starts from nothing."""

@@ -104,9 +104,10 @@ class RemoteEngine:
             How many requests wait for the next engine.
         """
         self._outputs.drain()  # what it sent before
+        had_them = self._error is None  # else it died before it was ready
         self._down(error)
         for running in list(self._running.values()):
-            running.deaths += 1
+            running.deaths += had_them
             if running.stream.closed:
                 self._forget(running)
             elif running.first in first or running.stream.begun or running.deaths > _MOST_DEATHS:
