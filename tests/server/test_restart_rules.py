@@ -23,12 +23,12 @@ from paceline.server.processes.keeper import Keeper, Listeners
 from paceline.server.processes.suspects import Suspects, fingerprint
 from paceline.server.request import Request, SamplingParams, StoppingParams
 
-WAIT_S = 60.0
+WAIT_S = 100.0  # for three processes to import libraries, on a machine that may be busy
 REQUEST = Request("a", (1, 2, 3), SamplingParams(), StoppingParams(8), 1.0)
 
 
 class TestBackoff:
-    @settings(deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(st.lists(st.floats(0, 200), min_size=1, max_size=50))
     def test_delays_double_and_start_over(self, lives: list[float]) -> None:
         """Each delay is the first one after a steady life, and otherwise twice the last one, up to the most."""
@@ -46,7 +46,7 @@ class TestBackoff:
 
 
 class TestSuspects:
-    @settings(deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(st.lists(st.tuples(st.booleans(), st.sets(st.binary(max_size=1), max_size=4))))
     def test_deaths_count_until_cleared(self, events: list[tuple[bool, set[bytes]]]) -> None:
         """Each death counts once for who was there; a good end starts from nothing."""
@@ -93,7 +93,7 @@ class TestSuspects:
 async def test_an_engine_that_gets_ready_no_more_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After some tries: whoever waits for it is told of one death alone, and that it failed."""
+    """After some tries: whoever waits for it is told of each death, and at last that it failed."""
     model = tmp_path / "model"
     model.touch()
     monkeypatch.setenv("MODEL", str(model))
@@ -115,13 +115,15 @@ async def test_an_engine_that_gets_ready_no_more_is_given_up(
         Listeners(on_ready, on_gone),
         Backoff(0.01, 0.01, 60.0),
     )
-    async with asyncio.timeout(WAIT_S):
-        await one.start()
-        assert one.view.healthy
-        model.unlink()
-        (engine,) = psutil.Process().children()
-        engine.send_signal(signal.SIGKILL)
-        await one.failed.wait()
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await one.start()
+            assert one.view.healthy
+            model.unlink()
+            (engine,) = psutil.Process().children()
+            engine.send_signal(signal.SIGKILL)
+            await one.failed.wait()
+    finally:
         await one.close()
     assert not one.view.healthy
-    assert (ready, gone) == ([1], [0, 0])
+    assert (ready, gone) == ([1], [0, 0, 0])

@@ -95,6 +95,8 @@ class Keeper:
         self._ready_at: float | None = None  # of the process that lives, by the monotonic clock
         self._heard_at = 0.0
         self._start_s = 0.0  # what the latest start took
+        self._delay_s = 0.0  # before the next start
+        self._on_board: frozenset[Passenger] = frozenset()  # of the latest one that died
         self._hung = False
         self._refusing = False
         self._closing = False
@@ -167,20 +169,19 @@ class Keeper:
             end = await self._live(generation)
             if self._closing:
                 return
-            lived_s, self._ready_at = self._lived_s(), None
             if not self._facts.done():
                 line = self._child and self._child.line
                 reason = line or f"the engine {end}; the log has the reason"
                 self._facts.set_exception(SetupError(reason))
                 return
-            tries = 0 if lived_s is not None else tries + 1
+            tries = 0 if self._ready_at is not None else tries + 1
             if tries == _MOST_TRIES:
                 logger.critical(
                     "the engine %s, and did not get ready %d times: giving up", end, tries
                 )
                 self.failed.set()
                 return
-            await self._mourn(generation, end, self._backoff.after(lived_s or 0.0))
+            await self._mourn(generation, end)
 
     def _check(self, task: asyncio.Task[None]) -> None:
         """Without a keeper nobody would notice a death."""
@@ -200,39 +201,47 @@ class Keeper:
             generation,
             self._suspects.deaths,
         )
+        self._ready_at = None
         try:
             child = await Child[FromEngine].start(_MODULE, order, FromEngine)
         except OSError as exc:
+            self._lost(generation)
             return f"could not be started ({exc})"
         self._child = child
         watch = asyncio.create_task(self._watch(child, self._folder / record_name(generation)))
-        code = await child.follow(lambda message: self._take(message, generation, begun))
+        code = await child.follow(
+            lambda message: self._take(message, generation, begun),
+            lambda: self._lost(generation),
+        )
         watch.cancel()
-        self._up.clear()
-        self.view.healthy, self.view.latest = False, Load()
         return _in_words(code, self._hung)
 
-    def _lived_s(self) -> float | None:
-        return None if self._ready_at is None else time.monotonic() - self._ready_at
+    def _lost(self, generation: int) -> None:
+        """The engine is dead: tells what becomes of whom."""
+        self._up.clear()
+        self.view.healthy, self.view.latest = False, Load()
+        if self._closing or not self._facts.done():
+            return
+        lived_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
+        self._delay_s = self._backoff.after(lived_s)
+        self._on_board = flight_record.read(self._folder / record_name(generation)).passengers
+        self._listeners.gone(self._on_board, self._delay_s + self._start_s)
 
-    async def _mourn(self, generation: int, end: str, delay_s: float) -> None:
-        """Tells what became of whom, and waits before the next start."""
+    async def _mourn(self, generation: int, end: str) -> None:
+        """Remembers whom to suspect, and waits before the next start."""
         child, self._child = self._child, None
-        flight = flight_record.read(self._folder / record_name(generation))
-        on_board = flight.passengers
         # Only somebody else can kill it by signal 9, be it the kernel when memory is short: no request is to blame.
         if self._hung or child is None or child.process.returncode != -signal.SIGKILL:
-            self._suspects.blame({each.fingerprint for each in on_board})
+            self._suspects.blame({each.fingerprint for each in self._on_board})
         logger.critical(
             "the engine %s while it computed %d requests: restarting in %g s",
             end,
-            len(on_board),
-            delay_s,
+            len(self._on_board),
+            self._delay_s,
         )
         for name in (record_name(generation), control(generation)):
             (self._folder / name).unlink(missing_ok=True)
-        self._listeners.gone(on_board, delay_s + self._start_s)
-        await asyncio.sleep(delay_s)
+        await asyncio.sleep(self._delay_s)
 
     async def _watch(self, child: Child[FromEngine], record: Path) -> None:
         """Kills an engine that hangs: its thread in a step, or its loop."""
