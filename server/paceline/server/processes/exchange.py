@@ -230,7 +230,7 @@ class Exchange:
             return Refused(submit.first, InvalidRequest(in_flight))
         if quarantine.refuses(submit.fingerprint):
             error = EngineFailure(uuid.uuid4().hex[:12])
-            what = {"id": request.id, "error_id": error.error_id}
+            what: dict[str, object] = {"id": request.id, "error_id": error.error_id}
             logger.error("refused a request that engines died of: %s", fields(what))
             return Refused(submit.first, error)
         suspect = quarantine.suspects(submit.fingerprint)
