@@ -75,7 +75,7 @@ def answer(frontend: Frontend, max_tokens: int = 8, **fields: Any) -> pb.Generat
 
 def test_a_killed_engine_comes_back(start: Callable[..., Server]) -> None:
     """Killed outright under load, then hung, then told to leave: nobody who had not started is lost."""
-    server = start("--frontends", "2", "--max-batch-size", "4", "--step-timeout-s", "4")
+    server = start("--frontends", "2", "--max-batch-size", "4", "--step-timeout-s", "8")
     one, two = server.connect_each()
     whole = one.generate(8).completions[0].text
 
