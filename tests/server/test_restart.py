@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
@@ -93,7 +94,7 @@ def test_a_killed_engine_comes_back(start: Callable[..., Server]) -> None:
 
     assert [next(watch).status for watch in watches] == [NOT_SERVING] * 2
     for call in running:
-        error = status_of(lambda call=call: list(call))
+        error = status_of(partial(list, call))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert 0 < retry_s(error) < 60
     error = status_of(one.generate)
@@ -117,7 +118,7 @@ def test_a_killed_engine_comes_back(start: Callable[..., Server]) -> None:
     until(lambda: one.load().waiting == 0)
     waiting = [one.stub.Generate.future(request) for _ in range(4)]
     for call in (*beside, hanging):
-        error = status_of(lambda call=call: list(call) if call is not hanging else call.result())
+        error = status_of(hanging.result if call is hanging else partial(list, call))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
     server.process.send_signal(signal.SIGTERM)
     assert [call.result(WAIT_S).result.completions[0].text for call in waiting] == [whole] * 4

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..config import ServeConfig
@@ -125,9 +126,7 @@ class Keeper:
         while await self._is_up(until - time.monotonic()):
             child, left_s = self._child, max(0.0, until - time.monotonic())
             assert child is not None
-            if await child.ask(
-                lambda call, left_s=left_s: AwaitIdle(call, left_s), left_s + ANSWER_S
-            ):
+            if await child.ask(partial(AwaitIdle, timeout_s=left_s), left_s + ANSWER_S):
                 return True
             if not child.ended:
                 return False
