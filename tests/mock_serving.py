@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from paceline.server.app import App, running_app
 from paceline.server.config import ServeConfig
+from paceline.server.errors import SetupError
 from paceline.server.loader import Loaded
 from paceline.server.mock import MockRunner
 from paceline.server.sequence import Sequence
@@ -109,7 +111,13 @@ def generation(prompt: str = "one two", max_tokens: int = 8, **fields: Any) -> p
 
 
 def load_mock(_: ServeConfig) -> Loaded:
-    """A slow endless model. `STEP_S` in the environment is the seconds of a step, `LOAD_S` those of loading."""
+    """A slow endless model.
+
+    In the environment, `STEP_S` is the seconds of a step, `LOAD_S` those of loading, `MODEL` a file that must be there.
+    """
+    model = os.environ.get("MODEL")
+    if model is not None and not Path(model).exists():
+        raise SetupError(f"there is no {model}")
     tokenizer = Tokenizer(byte_level_tokenizer())
     on_step = paced(float(os.environ.get("STEP_S", "0.005")))
     runner = MockRunner(vocab_size=tokenizer.vocab_size, max_context_tokens=8000, on_step=on_step)

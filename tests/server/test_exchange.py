@@ -19,6 +19,7 @@ from paceline.server.mock import MockRunner
 from paceline.server.processes import sockets
 from paceline.server.processes.exchange import Exchange, Link
 from paceline.server.processes.messages import decode_outputs
+from paceline.server.processes.quarantine import Quarantine
 from paceline.server.processes.remote_engine import RemoteEngine
 from paceline.server.request import (
     FinishReason,
@@ -41,13 +42,15 @@ class Pair:
     """An engine and two front ends."""
 
     def __init__(self, folder: Path, on_step: Callable[[Step], None], **settings: Any) -> None:
-        self.exchange = Exchange(folder)
+        self.exchange = Exchange(folder, 1, Quarantine({}), lambda _: None)
         config = EngineConfig.model_validate(settings)
         self.engine = Engine(MockRunner(on_step=on_step), config, self.exchange.deliver)
         self.engine.start()
         self.exchange.open(self.engine)
         loop = asyncio.get_running_loop()
         self.one, self.two = (RemoteEngine(Hub(loop), folder, serial=serial) for serial in (1, 2))
+        self.one.connect(1)
+        self.two.connect(1)
 
     async def until(self, condition: Callable[[Load], bool]) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -124,7 +127,7 @@ async def test_a_slots_outputs_keep_their_order() -> None:
     endpoint = "inproc://a-front-end"
     with sockets.make(zmq.PULL) as pull:
         pull.bind(endpoint)
-        link = Link(endpoint)
+        link = Link(endpoint, 1)
         logprobs = (TokenLogprobs(-0.5, ()),)
         for slot, token in [(1, Output("a", 0, (5,), logprobs)), (1, Output("a", 0, (6,)))]:
             link.add(slot, token)
@@ -162,6 +165,7 @@ async def test_an_error_loses_one_message_alone(caplog: pytest.LogCaptureFixture
 async def test_what_cannot_be_read_harms_nobody(make: Callable[..., Pair]) -> None:
     """Either side goes on with what follows a message that makes no sense."""
     pair = make()
+    assert pair.one._control is not None
     pair.one._control.send(b"?")
     async with asyncio.timeout(WAIT_S):
         await pair.one.load()

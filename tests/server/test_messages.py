@@ -77,7 +77,8 @@ def test_a_request_arrives_whole() -> None:
     )
     stopping = StoppingParams(9, 2, frozenset({1, 2}), frozenset({7}))
     request = Request("é", (1, 2, 3), sampling, stopping, 12.25, 4, 5, -3, 99.5, 88.5)
-    assert decode_to_engine(encode(Submit(17, request))) == Submit(17, request)
+    sent = Submit(17, request, bytes(range(16)), again=True)
+    assert decode_to_engine(encode(sent)) == sent
 
 
 def test_a_steps_outputs_arrive_whole() -> None:

@@ -161,6 +161,11 @@ class ServeConfig(EngineConfig, ModelConfig):
         ge=0,
         description="NOT_SERVING this long before refusing, for load balancers",
     )
+    step_timeout_s: float | None = Field(
+        120.0,
+        gt=0,
+        description="with front ends: an engine whose step takes longer is restarted; none: it may hang",
+    )
     frontends: int | None = Field(
         None,
         ge=0,

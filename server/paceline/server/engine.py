@@ -73,6 +73,7 @@ class Engine:
         config: mode and bounds.
         deliver: takes a step's outputs, in order; called on the engine's thread, so it must be quick.
         clock: monotonic seconds; `Request` times are of the same clock.
+        fatal: called when the loop itself fails, before anybody is told; it may end the process.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class Engine:
         config: EngineConfig,
         deliver: Callable[[list[Output]], None],
         clock: Callable[[], float] = time.monotonic,
+        fatal: Callable[[], None] = lambda: None,
     ) -> None:
+        self._fatal = fatal
         self._runner = runner
         self._config = config
         self._deliver = deliver
@@ -124,8 +127,11 @@ class Engine:
         self._thread.start()
         self._warm.result()
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, *, again: bool = False) -> None:
         """Queues a request; its outputs go to `deliver`.
+
+        Args:
+            again: an engine before this one had accepted it, so neither a full queue nor a drain refuses it.
 
         Raises:
             InvalidRequest: it can never fit.
@@ -141,11 +147,11 @@ class Engine:
                 )
             )
         with self._entrance:
-            if self._draining:
+            if self._draining and not again:
                 raise Unavailable("the server is shutting down")
             if self._closed or not self.healthy:
                 raise Unavailable("the engine is not running")
-            self._door.enter(request)
+            self._door.enter(request, again=again)
             self._idle.clear()
             self._inbox.put(Submit(request))
 
@@ -204,6 +210,7 @@ class Engine:
         except Exception:
             error = EngineFailure(uuid.uuid4().hex[:12])
             logger.exception("the engine failed error_id=%s", error.error_id)
+            self._fatal()
             self._stopping = FinishReason.ERROR
         with self._entrance:
             self._closed = True

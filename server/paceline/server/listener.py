@@ -71,12 +71,20 @@ class Listener:
 
     async def open(self, frontend: Frontend, info: ServerInfo) -> None:
         """Serves from now on."""
+        self.answer(frontend, info)
+        await self.serving()
+
+    def answer(self, frontend: Frontend, info: ServerInfo) -> None:
+        """Calls are answered from now on."""
         self._service.open(frontend, info)
-        await self._set_health(SERVING)
 
     async def not_serving(self) -> None:
         """Health says so; calls are answered all the same."""
         await self._set_health(NOT_SERVING)
+
+    async def serving(self) -> None:
+        """Health says so."""
+        await self._set_health(SERVING)
 
     async def leave(self) -> None:
         """Health says NOT_SERVING for good. Idempotent."""

@@ -42,11 +42,18 @@ class Metrics:
         self.tally = Tally()
         self._registry = CollectorRegistry()
         self._engine: Watched | None = None
+        self._restarts = 0
+        self._restarted = 0.0
         self._registry.register(_Collector(self))
 
     def watch(self, engine: Watched) -> None:
         """Reads the engine from now on."""
         self._engine = engine
+
+    def restarted(self, time_s: float) -> None:
+        """The engine is ready again after a death, at this time since 1970."""
+        self._restarts += 1
+        self._restarted = time_s
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format. Any thread."""
@@ -76,6 +83,9 @@ class Metrics:
         load = Load() if self._engine is None else self._engine.load()
         healthy = self._engine is not None and self._engine.healthy
         yield _gauge("engine_healthy", "Whether the engine's loop is alive.", healthy)
+        yield _counter("engine_restarts", "Engines that replaced a dead one.", self._restarts)
+        when = "When the engine was last ready again, in seconds since 1970; 0: it never died."
+        yield _gauge("engine_last_restart_timestamp_seconds", when, self._restarted)
         yield _gauge("num_requests_running", "Completions being computed.", load.running)
         yield _gauge("num_requests_waiting", "Completions in the queue.", load.waiting)
         yield _gauge("queue_tokens", "Prompt tokens in the queue.", load.waiting_tokens)

@@ -9,6 +9,7 @@ from typing import Any
 from .config import ServeConfig
 from .loader import Loaded
 from .mock import MockRunner
+from .mock_faults import Faults
 from .rectangles import Buckets
 from .step import Step
 from .tokenizer import Tokenizer
@@ -46,12 +47,19 @@ def load_mock(config: ServeConfig) -> Loaded:
     pages_each = -(-context // config.page_size)
     pace = Pace(1 / config.mock_tokens_per_s if config.mock_tokens_per_s else 0.0)
     tokenizer = _tokenizer()
+    (opening,) = tokenizer.encode("{")
+    faults = Faults(opening, tokenizer.decode)
+
+    def on_step(step: Step) -> None:
+        faults(step)
+        pace(step)
+
     runner = MockRunner(
         vocab_size=tokenizer.vocab_size,
         num_pages=1 + rows * pages_each,
         max_context_tokens=context,
         choose=lambda sequence: 34 + sequence.num_output % LETTERS,
-        on_step=pace,
+        on_step=on_step,
         buckets=Buckets(rows=_powers_of_two(rows)),
     )
     return Loaded(runner, tokenizer)

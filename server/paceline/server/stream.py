@@ -47,6 +47,11 @@ class Hub:
         stream.close(cancel=False)
         del self._streams[stream.request_id]
 
+    def fail(self, stream: OutputStream, error: Exception) -> None:
+        """Ends a stream with `error`: for a request that no engine will end."""
+        stream.fail(error)
+        del self._streams[stream.request_id]
+
     def deliver(self, outputs: list[Output]) -> None:
         """Takes the outputs of one step, on any thread."""
         # The loop may be closed when the very last outputs come; then nobody waits for them.
@@ -80,17 +85,19 @@ class OutputStream:
     def __init__(self, request_id: str, completions: int, cancel: Cancel) -> None:
         self.request_id = request_id
         self.unfinished = completions
+        self.begun = False  # whether there ever was an output
+        self.closed = False  # whether its reader has left
         self._cancel = cancel
         self._ready: list[Output] = []
         self._waiter: asyncio.Future[None] | None = None  # of the reader, while nothing is ready
         self._error: Exception | None = None
-        self._closed = False
 
     def put(self, output: Output) -> None:
         """Adds an output; on the loop's thread."""
+        self.begun = True
         if output.finish is not None:
             self.unfinished -= 1
-        if not self._closed:
+        if not self.closed:
             self._ready.append(output)
             self._wake()
 
@@ -102,9 +109,9 @@ class OutputStream:
 
     def close(self, cancel: bool = True) -> None:
         """Takes no more outputs and, unless all completions ended, cancels the request. Idempotent."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._ready.clear()
         if cancel and self.unfinished:
             self._cancel(self.request_id)
@@ -127,7 +134,7 @@ class OutputStream:
         while not self._ready:
             if self._error is not None:
                 raise self._error
-            if self._closed or not self.unfinished:
+            if self.closed or not self.unfinished:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from ..request import FinishReason
 from ..threads import in_daemon_thread
 from . import child
 from .exchange import Exchange
+from .flight_record import FlightRecord
 from .orders import (
     TOKENIZER,
     AwaitIdle,
+    Cleared,
     Close,
     Done,
     FromEngine,
@@ -33,7 +36,10 @@ from .orders import (
     StartEngine,
     Stop,
     ToEngine,
+    record_name,
 )
+from .quarantine import Quarantine
+from .recorded import RecordedRunner
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +54,13 @@ class EngineProcess:
         self._config = ServeConfig.model_validate(order.config)
         self._folder = Path(order.folder)
         self._loader = _find(order.loader)
-        self._exchange = Exchange(self._folder)
+        self._record = self._folder / record_name(order.generation)
+        self._exchange = Exchange(
+            self._folder,
+            order.generation,
+            Quarantine(order.deaths),
+            lambda fingerprint: self._tell(Cleared(fingerprint)),
+        )
         self._engine: Engine | None = None
         self._stopped = False
         self._waiter: asyncio.Task[None] | None = None
@@ -115,13 +127,22 @@ class EngineProcess:
     def _start(self) -> tuple[Loaded, Engine]:
         loaded = self._loader(self._config)
         loaded.tokenizer.save(self._folder / TOKENIZER)
-        engine = Engine(loaded.runner, self._config, self._exchange.deliver)
+        record = FlightRecord(self._record, self._config.max_batch_size, self._exchange.passenger)
+        runner = RecordedRunner(loaded.runner, record, _die)
+        engine = Engine(runner, self._config, self._exchange.deliver, fatal=_die)
         engine.start()
         settle()
         return loaded, engine
 
     def _tell(self, message: FromEngine) -> None:
         self._pipe.send(message)
+
+
+def _die() -> None:
+    """Ends the process at once: the supervisor starts another one, and who was not computed waits for that."""
+    logger.critical("the engine cannot go on")
+    logging.shutdown()
+    os._exit(1)
 
 
 def _find(loader: str) -> Loader:

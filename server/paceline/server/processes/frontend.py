@@ -57,6 +57,8 @@ class FrontendProcess:
         self._engine: RemoteEngine | None = None
         self._frontend: Frontend | None = None
         self._hub = Hub(asyncio.get_running_loop())
+        self._generation: int | None = None  # of the engine that is up
+        self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._following: asyncio.Task[None] | None = None
 
@@ -90,27 +92,41 @@ class FrontendProcess:
 
     async def _obey(self, order: ToFrontend) -> None:
         match order:
-            case Open(facts):
-                self._in_background(self._open(facts))
+            case Open(facts, generation):
+                self._generation = generation
+                self._in_background(self._open(facts, generation))
             case Leave(call):
                 await self._listener.leave()
                 self._tell(Done(call))
             case AwaitIdle(call, timeout_s):
                 self._in_background(self._report_answered(call, timeout_s))
-            case EngineGone():
+            case EngineGone(first, back_in_s):
+                self._generation = None
                 await self._listener.not_serving()
                 if self._engine is not None:
-                    self._engine.fail(Unavailable("the engine is not running"))
+                    error = Unavailable("the engine is restarting", back_in_s)
+                    waiting = self._engine.gone(first, error)
+                    logger.debug("%d requests wait for the next engine", waiting)
 
-    async def _open(self, facts: Facts) -> None:
+    async def _open(self, facts: Facts, generation: int) -> None:
+        async with self._opening:
+            if self._engine is None:
+                self._engine = await self._load(facts)
+            if self._generation != generation:
+                return  # it has died since, and the next one is announced too
+            self._engine.connect(generation)
+            await self._listener.serving()
+            if self._generation != generation:
+                await self._listener.not_serving()
+        self._tell(Serving())
+
+    async def _load(self, facts: Facts) -> RemoteEngine:
         config, folder = self._config, Path(self._order.folder)
         tokens = await in_daemon_thread(lambda: tokenizer.load(folder / TOKENIZER))
-        self._engine = RemoteEngine(self._hub, folder, self._order.serial)
-        self._frontend = Frontend(
-            self._engine, tokens, facts.model, facts.limits(config), self._tally
-        )
-        await self._listener.open(self._frontend, facts.info(config))
-        self._tell(Serving())
+        engine = RemoteEngine(self._hub, folder, self._order.serial)
+        self._frontend = Frontend(engine, tokens, facts.model, facts.limits(config), self._tally)
+        self._listener.answer(self._frontend, facts.info(config))
+        return engine
 
     async def _report_answered(self, call: int, timeout_s: float) -> None:
         self._tell(Done(call, await self._listener.answered(timeout_s)))

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-
-import msgspec
 
 from ..config import ServeConfig
 from ..errors import SetupError
 from ..facts import Facts
 from ..tally import Tally
+from .backoff import Backoff
+from .flight_record import Passenger
 from .launch import ANSWER_S, Child
 from .orders import (
     AwaitIdle,
     Close,
+    EngineGone,
     FromFrontend,
     Leave,
     Listening,
@@ -30,8 +31,7 @@ from .orders import (
 logger = logging.getLogger(__name__)
 
 _MODULE = "paceline.server.processes.frontend"
-_BACKOFF_S = (0.1, 10.0)  # before a restart: at first, doubled each time, up to
-_STEADY_S = 30.0  # one that lived so long begins with the first delay again
+_BACKOFF_S = (0.1, 10.0, 30.0)  # the first delay, the longest, and a steady life
 
 
 class _Frontend:
@@ -39,6 +39,7 @@ class _Frontend:
 
     def __init__(self) -> None:
         self.child: Child[FromFrontend] | None = None
+        self.serial = 0
         self.up = False  # whether this process listens
         self.listening = asyncio.Event()
         self.serving = asyncio.Event()
@@ -69,7 +70,7 @@ class Frontends:
         self._gone = gone
         self._serials = itertools.count(1)
         self._places: list[_Frontend] = []
-        self._facts: Facts | None = None
+        self._open: Open | None = None  # while there is an engine
         self._leaving = False
 
     async def start(self, count: int) -> None:
@@ -80,18 +81,24 @@ class Frontends:
         for place in self._places:
             await _event_or_end(place, place.listening)
 
-    async def open(self, facts: Facts) -> None:
-        """Returns when all serve."""
-        self._facts = facts
+    def open(self, facts: Facts, generation: int) -> None:
+        """There is an engine, the first or a later one: serve."""
+        self._open = Open(facts, generation)
         for place in self._places:
-            self._open(place)
+            self._tell_open(place)
+
+    async def serving(self) -> None:
+        """Returns when all serve for the first time."""
         for place in self._places:
             await _event_or_end(place, place.serving)
 
-    def tell(self, order: msgspec.Struct) -> None:
-        """Sends an order to all."""
-        for child in self._children:
-            child.send(order)
+    def engine_gone(self, on_board: Collection[Passenger], back_in_s: float) -> None:
+        """The engine died and computed these requests."""
+        self._open = None
+        for place in self._places:
+            if place.child is not None and place.up:
+                first = [each.first for each in on_board if each.frontend == place.serial]
+                place.child.send(EngineGone(first, back_in_s))
 
     async def leave(self) -> None:
         """Health says NOT_SERVING everywhere but where one hangs, and none is restarted any more. Idempotent."""
@@ -114,7 +121,8 @@ class Frontends:
     async def close(self, timeout_s: float) -> None:
         """Ends them all; those that do not end by themselves in time are killed."""
         self._leaving = True
-        self.tell(Close())
+        for child in self._children:
+            child.send(Close())
         for place in self._places:
             if place.child is None and place.keeper is not None:
                 place.keeper.cancel()  # it waits for a restart
@@ -133,7 +141,7 @@ class Frontends:
     async def _keep(self, place: _Frontend) -> None:
         """Fills a place until the server leaves."""
         loop = asyncio.get_running_loop()
-        delay, most = _BACKOFF_S
+        backoff = Backoff(*_BACKOFF_S)
         while not self._leaving:
             begun, serial = loop.time(), next(self._serials)
             try:
@@ -147,17 +155,15 @@ class Frontends:
                 if code is None:
                     return
                 end = f"died (exit code {code})"
-            if loop.time() - begun > _STEADY_S:
-                delay = _BACKOFF_S[0]
+            delay = backoff.after(loop.time() - begun)
             logger.error("a front end %s: restarting in %g s", end, delay)
             await asyncio.sleep(delay)
-            delay = min(most, 2 * delay)
 
     async def _follow(
         self, place: _Frontend, child: Child[FromFrontend], serial: int
     ) -> int | None:
         """Hears a process to its end; its exit code, or None if no other one is to follow it."""
-        place.child, place.up = child, False
+        place.child, place.serial, place.up = child, serial, False
         code = await child.follow(lambda message: self._take(place, message))
         place.child = None
         if code or not self._leaving:
@@ -169,11 +175,10 @@ class Frontends:
             return None
         return code
 
-    def _open(self, place: _Frontend) -> None:
-        if self._leaving or self._facts is None:
-            return
-        if place.child is not None and place.up:
-            place.child.send(Open(self._facts))
+    def _tell_open(self, place: _Frontend) -> None:
+        # While the server drains, too: what waits for a new engine is still to be answered.
+        if self._open is not None and place.child is not None and place.up:
+            place.child.send(self._open)
 
     async def _start(self, serial: int) -> Child[FromFrontend]:
         config = self._config.model_dump(mode="json")
@@ -185,7 +190,7 @@ class Frontends:
             case Listening():
                 place.up = True
                 place.listening.set()
-                self._open(place)
+                self._tell_open(place)
             case Serving():
                 place.serving.set()
             case Observed(tally):

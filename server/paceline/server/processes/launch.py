@@ -82,8 +82,15 @@ class Child(Generic[In]):
         finally:
             self._answers.pop(call, None)
 
-    async def follow(self, take: Callable[[In], None]) -> int:
-        """Reads until the child ends; its exit code. `take` gets its messages, but answers and failures."""
+    async def follow(
+        self, take: Callable[[In], None], lost: Callable[[], None] = lambda: None
+    ) -> int:
+        """Reads until the child ends; its exit code.
+
+        Args:
+            take: gets its messages, but answers and failures.
+            lost: called when no more will come. The exit code may take a while: a device has to be let go before.
+        """
         while (message := await self._pipe.receive()) is not None:
             match message:
                 case Done(call, ok):
@@ -98,6 +105,7 @@ class Child(Generic[In]):
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_result(False)
+        lost()
         code = await self.process.wait()
         await self._pipe.close()
         return code

@@ -12,20 +12,29 @@ import msgspec
 from ..errors import PacelineError, from_wire, to_wire
 from ..request import Finish, FinishReason, Load, Request, TokenLogprobs
 
-CONTROL = "engine.sock"  # in the server's folder: where the engine takes requests
+
+def control(generation: int) -> str:
+    """In the server's folder: where an engine, the first or a later one, takes requests.
+
+    Each has a socket of its own, so that nothing meant for a dead one reaches the next.
+    """
+    return f"engine-{generation}.sock"
 
 
 class Hello(msgspec.Struct, tag=True):
     """A front end is there and takes outputs at this endpoint."""
 
     endpoint: str
+    serial: int
 
 
 class Submit(msgspec.Struct, tag=True):
-    """A request, answered with Accepted or Refused."""
+    """A request, answered with Accepted or Refused. `again`: an engine that died had accepted it."""
 
     first: int
     request: Request
+    fingerprint: bytes
+    again: bool = False
 
 
 class Cancel(msgspec.Struct, tag=True):

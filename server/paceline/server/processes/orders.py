@@ -17,12 +17,19 @@ from ..tally import Tally
 TOKENIZER = "tokenizer"  # the folder in the server's own one that front ends load theirs from
 
 
+def record_name(generation: int) -> str:
+    """In the server's folder: the flight record of an engine."""
+    return f"flight-{generation}"
+
+
 class StartEngine(msgspec.Struct, tag=True):
     """The first message to an engine. `loader` is `module:function`."""
 
     config: dict[str, Any]
     loader: str
     folder: str
+    generation: int = 1  # how many engines this server has started, this one included
+    deaths: dict[bytes, int] = {}  # of engines before it, by the fingerprint of what they computed
 
 
 class FrontendGone(msgspec.Struct, tag=True):
@@ -62,9 +69,10 @@ class StartFrontend(msgspec.Struct, tag=True):
 
 
 class Open(msgspec.Struct, tag=True):
-    """The engine is warm: serve. Answered with Serving."""
+    """An engine is warm, the first or a later one: serve. Answered with Serving."""
 
     facts: Facts
+    generation: int
 
 
 class Leave(msgspec.Struct, tag=True):
@@ -74,7 +82,13 @@ class Leave(msgspec.Struct, tag=True):
 
 
 class EngineGone(msgspec.Struct, tag=True):
-    """The engine died: running calls end with UNAVAILABLE."""
+    """The engine died: what it computed ends with UNAVAILABLE, the rest waits for the next one.
+
+    `first` are the first slots of this front end's requests that were on board.
+    """
+
+    first: list[int]
+    back_in_s: float
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -87,6 +101,12 @@ class LoadNow(msgspec.Struct, tag=True):
     """What the engine is doing, several times a second."""
 
     load: Load
+
+
+class Cleared(msgspec.Struct, tag=True):
+    """The engine computed a suspect to its end."""
+
+    fingerprint: bytes
 
 
 class Listening(msgspec.Struct, tag=True):
@@ -117,7 +137,7 @@ class SetupFailed(msgspec.Struct, tag=True):
 
 
 ToEngine = StartEngine | FrontendGone | Refuse | AwaitIdle | Stop | Close
-FromEngine = Ready | LoadNow | Done | SetupFailed
+FromEngine = Ready | LoadNow | Cleared | Done | SetupFailed
 ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Close
 FromFrontend = Listening | Serving | Observed | Done | SetupFailed
 

@@ -1,4 +1,4 @@
-"""The engine of another process, as a front end sees it."""
+"""The engine of another process, as a front end sees it: one that may die and come back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from ..request import FinishReason, Load, Output, Request
 from ..stream import Hub, OutputStream
 from . import sockets
 from .messages import (
-    CONTROL,
     Abort,
     Aborted,
     Accepted,
@@ -27,22 +26,37 @@ from .messages import (
     Refused,
     Submit,
     ToEngine,
+    control,
     decode_outputs,
     decode_to_frontend,
     encode,
 )
+from .suspects import fingerprint
+
+# An engine may die before it computes anything, of a request that is not on its record then. Nobody takes part in that
+# for ever.
+_MOST_DEATHS = 5
 
 
 @dataclass(slots=True)
 class _Running:
-    """The slot of a request's first completion, and how many completions still run."""
+    """A request in flight. Its completions have the slots from `first` on, which change with the engine."""
 
-    first: int
-    unfinished: int
+    request: Request
+    fingerprint: bytes
+    stream: OutputStream
+    answer: asyncio.Future[None]
+    first: int = -1
+    unfinished: int = 0
+    deaths: int = 0  # of engines that had it
 
 
 class RemoteEngine:
-    """An `EnginePort` over two sockets: one for questions and answers, one for outputs.
+    """An `EnginePort` over two sockets: one for questions and answers, one for outputs. Until `connect` it is down.
+
+    A request has started once a step that computes it is launched. One that has not when its engine dies, and whose
+    reader has seen nothing, is given to the next engine as it is: it keeps its arrival and its limits. Outputs of the
+    dead engine that come later have slots that nobody has any more.
 
     Args:
         hub: the streams of this front end.
@@ -52,33 +66,61 @@ class RemoteEngine:
 
     def __init__(self, hub: Hub, folder: Path, serial: int) -> None:
         self.ended = asyncio.Event()  # nothing more comes from the engine
+        self.ended.set()
         self._hub = hub
-        self._error: Unavailable | None = None
+        self._folder = folder
+        self._serial = serial
+        self._error: Unavailable | None = Unavailable("the engine is not running")
         self._next = 0
         self._slots: dict[int, tuple[str, int]] = {}  # request id and index of what runs
-        self._running: dict[str, _Running] = {}
-        self._submitted: dict[int, tuple[OutputStream, asyncio.Future[None]]] = {}
+        self._running: dict[str, _Running] = {}  # in the order of arrival
+        self._submitted: dict[int, _Running] = {}  # not answered yet
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        endpoint = f"ipc://{folder / f'frontend-{serial}.sock'}"
+        self._endpoint = f"ipc://{folder / f'frontend-{serial}.sock'}"
         pull = sockets.make(zmq.PULL)
-        pull.bind(endpoint)
+        pull.bind(self._endpoint)
         self._outputs = sockets.Inlet(pull, self._take_outputs)
-        control = sockets.make(zmq.DEALER)
-        control.setsockopt(zmq.IDENTITY, f"frontend-{serial}".encode())
-        control.connect(f"ipc://{folder / CONTROL}")
-        self._control = sockets.Inlet(control, self._take_answers)
-        self._send(Hello(endpoint))
+        self._control: sockets.Inlet | None = None
+
+    def connect(self, generation: int) -> None:
+        """Talks to this engine from now on, and gives it what the one before it had not started."""
+        dealer = sockets.make(zmq.DEALER)
+        dealer.setsockopt(zmq.IDENTITY, f"frontend-{self._serial}".encode())
+        dealer.connect(f"ipc://{self._folder / control(generation)}")
+        self._control = sockets.Inlet(dealer, self._take_answers)
+        self._error = None
+        self.ended.clear()
+        self._send(Hello(self._endpoint, self._serial))
+        for running in self._running.values():
+            self._submit(running)
+
+    def gone(self, first: Collection[int], error: Unavailable) -> int:
+        """The engine died: ends what it computed with `error`, and new requests, until the next one is connected.
+
+        Args:
+            first: the first slots of the requests that it computed when it died.
+
+        Returns:
+            How many requests wait for the next engine.
+        """
+        self._outputs.drain()  # what it sent before
+        had_them = self._error is None  # else it died before it was ready
+        self._down(error)
+        for running in list(self._running.values()):
+            running.deaths += had_them
+            if running.stream.closed:
+                self._forget(running)
+            elif running.first in first or running.stream.begun or running.deaths > _MOST_DEATHS:
+                self._fail(running, error)
+        return len(self._running)
 
     async def start(self, request: Request) -> OutputStream:
         self._check()
         stream = self._hub.open(request.id, request.n, self.cancel)
-        first, self._next = self._next, self._next + request.n
-        for index in range(request.n):
-            self._slots[first + index] = (request.id, index)
-        self._running[request.id] = _Running(first, request.n)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._submitted[first] = (stream, answer)
-        self._send(Submit(first, request))
+        running = _Running(request, fingerprint(request), stream, answer)
+        self._running[request.id] = running
+        self._submit(running)
         try:
             await answer
         except asyncio.CancelledError:
@@ -93,8 +135,12 @@ class RemoteEngine:
         index: int | None = None,
     ) -> None:
         running = self._running.get(request_id)
-        if running is not None and self._error is None:
+        if running is None:
+            return
+        if self._error is None:
             self._send(Cancel(running.first, request_id, reason, index))
+        else:
+            self._forget(running)  # only a reader that leaves cancels what has no output
 
     async def abort(self, request_ids: Collection[str] | None) -> int:
         ids = None if request_ids is None else list(request_ids)
@@ -106,27 +152,59 @@ class RemoteEngine:
         return load
 
     def fail(self, error: Unavailable) -> None:
-        """The engine is gone: all that runs or waits for an answer ends with `error`, and so does the rest."""
-        self._error = error
-        self.ended.set()
-        self._hub.fail_all(error)
-        waiting = [*self._calls.values(), *(answer for _, answer in self._submitted.values())]
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(error)
-        for table in (self._slots, self._running, self._submitted, self._calls):
-            table.clear()
+        """No engine follows: all that runs or waits for an answer ends with `error`, and so does the rest."""
+        self._down(error)
+        for running in list(self._running.values()):
+            self._fail(running, error)
 
     def close(self) -> None:
         self._outputs.close()
-        self._control.close()
+        if self._control is not None:
+            self._control.close()
+
+    def _down(self, error: Unavailable) -> None:
+        self._error = error
+        self.ended.set()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(error)
+        self._calls.clear()
+        self._slots.clear()
+        self._submitted.clear()
 
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
 
     def _send(self, message: ToEngine) -> None:
+        assert self._control is not None
         self._control.send(encode(message))
+
+    def _submit(self, running: _Running) -> None:
+        request = running.request
+        first, self._next = self._next, self._next + request.n
+        for index in range(request.n):
+            self._slots[first + index] = (request.id, index)
+        running.first, running.unfinished = first, request.n
+        self._submitted[first] = running
+        self._send(Submit(first, request, running.fingerprint, again=running.deaths > 0))
+
+    def _forget(self, running: _Running) -> None:
+        """Nobody reads what becomes of a request that no engine has."""
+        del self._running[running.request.id]
+        self._hub.forget(running.stream)
+
+    def _fail(self, running: _Running, error: Exception) -> None:
+        """Tells whoever waits, for its answer or for its outputs."""
+        del self._running[running.request.id]
+        if running.answer.done():
+            self._hub.fail(running.stream, error)
+        else:
+            self._hub.forget(running.stream)
+            running.answer.set_exception(error)
 
     async def _ask(self, question: Any) -> Any:
         self._check()
@@ -156,19 +234,16 @@ class RemoteEngine:
             answer.set_result(value)
 
     def _settle(self, first: int, error: Exception | None) -> None:
-        """The engine took a request or refused it; who waited for that may have left."""
-        if first not in self._submitted:
+        """The engine took a request or refused it; who waited for that may have left, or have got an answer before."""
+        running = self._submitted.pop(first, None)
+        if running is None:
             return
-        stream, answer = self._submitted.pop(first)
         if error is not None:
-            for slot in range(first, first + self._running.pop(stream.request_id).unfinished):
+            for slot in range(first, first + running.unfinished):
                 del self._slots[slot]
-            self._hub.forget(stream)
-        if not answer.done():
-            if error is None:
-                answer.set_result(None)
-            else:
-                answer.set_exception(error)
+            self._fail(running, error)
+        elif not running.answer.done():
+            running.answer.set_result(None)
 
     def _take_outputs(self, message: list[bytes]) -> None:
         """All steps that have come reach their streams before the loop wakes any reader."""
@@ -199,3 +274,5 @@ class RemoteEngine:
         running.unfinished -= 1
         if not running.unfinished:
             del self._running[request_id]
+            if not running.answer.done():  # that comes by the other socket
+                running.answer.set_result(None)

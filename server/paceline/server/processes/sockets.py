@@ -35,13 +35,13 @@ class Inlet:
         self._take = take
         self._fd = int(socket.getsockopt(zmq.FD))
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._fd, self._drain)
-        self._loop.call_soon(self._drain)  # the descriptor tells of news only
+        self._loop.add_reader(self._fd, self.drain)
+        self._loop.call_soon(self.drain)  # the descriptor tells of news only
 
     def send(self, *frames: bytes) -> None:
         """Sends on the same socket. That may swallow the news of a message, so it is looked for."""
         self._socket.send_multipart(frames, zmq.NOBLOCK)
-        self._loop.call_soon(self._drain)
+        self._loop.call_soon(self.drain)
 
     def close(self) -> None:
         """Idempotent."""
@@ -49,7 +49,8 @@ class Inlet:
             self._loop.remove_reader(self._fd)
             self._socket.close()
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Takes what has come by now."""
         if self._socket.closed:
             return
         messages: list[list[bytes]] = []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,43 +16,15 @@ from ..config import ServeConfig
 from ..console import Console
 from ..errors import SetupError
 from ..facts import Facts
-from ..request import Load
 from ..server_info import ServerInfo
 from .frontends import Frontends
-from .launch import ANSWER_S, Child
-from .orders import (
-    AwaitIdle,
-    Close,
-    EngineGone,
-    FromEngine,
-    FrontendGone,
-    LoadNow,
-    Ready,
-    Refuse,
-    StartEngine,
-    Stop,
-)
+from .keeper import Keeper, Listeners
 
 if TYPE_CHECKING:  # it is named here, and called in the engine's process
     from ..loader import Loader
 
-logger = logging.getLogger(__name__)
-
-_ENGINE = "paceline.server.processes.engine"
 _HISTORY_S = 1.0
 _END_S = 10.0  # for a child to end by itself
-_STOP_S = 60.0  # for the step that is being computed when the engine is told to stop
-
-
-class EngineView:
-    """The engine as of its latest word. Any thread."""
-
-    def __init__(self) -> None:
-        self.healthy = False
-        self.latest = Load()
-
-    def load(self) -> Load:
-        return self.latest
 
 
 class Supervisor:
@@ -61,20 +33,16 @@ class Supervisor:
     def __init__(self, config: ServeConfig, loader: Loader, frontends: int) -> None:
         self.port = 0
         self.info: ServerInfo | None = None
-        self.failed = asyncio.Event()  # the engine died
+        self.failed = asyncio.Event()  # the engine died and cannot be started again
         self._config = config
         self._loader = _name_of(loader)
         self._count = frontends
         self._console = Console(config)
-        self._view = EngineView()
         self._folder: Path | None = None
         self._reserved: socket.socket | None = None
         self._frontends: Frontends | None = None
-        self._engine: Child[FromEngine] | None = None
-        self._ready: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
-        self._closing = False
+        self._keeper: Keeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._engine_ended: asyncio.Task[None] | None = None
 
     @property
     def metrics_port(self) -> int | None:
@@ -97,15 +65,15 @@ class Supervisor:
 
     async def load(self) -> None:
         """Loads the model and warms it up, then serves. SetupError if it cannot be loaded."""
-        assert self._frontends is not None
-        order = StartEngine(self._config.model_dump(mode="json"), self._loader, str(self._folder))
-        self._engine = await Child[FromEngine].start(_ENGINE, order, FromEngine)
-        self._engine_ended = asyncio.create_task(self._watch(self._engine))
-        facts = await self._ready
+        assert self._frontends is not None and self._folder is not None
+        listeners = Listeners(self._engine_ready, self._frontends.engine_gone)
+        self._keeper = Keeper(self._config, self._loader, self._folder, listeners)
+        self.failed = self._keeper.failed
+        facts = await self._keeper.start()
         self.info = facts.info(self._config)
-        self._console.watch(self._view, self.info)
+        self._console.watch(self._keeper.view, self.info)
         self._run(self._remember())
-        await self._frontends.open(facts)
+        await self._frontends.serving()
 
     async def drain(self, force: asyncio.Event) -> bool:
         """Lets what runs finish; whether it did, before the time was up or `force` was set."""
@@ -116,12 +84,12 @@ class Supervisor:
 
     async def close(self) -> None:
         """Ends every process. What still runs is aborted, and told so. Idempotent."""
-        self._closing = True
         if self._frontends is not None:
             await self._frontends.leave()
             await self.abort()
             await self._frontends.close(_END_S)
-        await self._end_engine()
+        if self._keeper is not None:
+            await self._keeper.close()
         for task in self._tasks:
             task.cancel()
         self._console.close()
@@ -137,69 +105,37 @@ class Supervisor:
 
     async def refuse(self) -> None:
         """New requests are refused from now on."""
-        assert self._engine is not None
-        await self._engine.ask(Refuse)
+        assert self._keeper is not None
+        await self._keeper.refuse()
 
     async def finished(self, timeout_s: float) -> bool:
         """Waits until the engine is idle and every reader has its answer; whether that came true in time."""
-        assert self._engine is not None and self._frontends is not None
+        assert self._keeper is not None and self._frontends is not None
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
-        if not await self._engine.ask(
-            lambda call: AwaitIdle(call, timeout_s), timeout_s + ANSWER_S
-        ):
+        if not await self._keeper.idle(timeout_s):
             return False
         return await self._frontends.answered(max(0.0, until - loop.time()))
 
     async def abort(self) -> None:
         """Ends what runs with ABORTED. Idempotent."""
-        if self._engine is None or not self._ready.done() or self._ready.cancelled():
-            return  # nothing runs on a model that is not there
-        await self._engine.ask(Stop, _STOP_S)
+        if self._keeper is not None:
+            await self._keeper.stop()
 
-    async def _watch(self, engine: Child[FromEngine]) -> None:
-        """Reads what the engine says until it ends. To restart an engine, this is the place."""
-        code = await engine.follow(self._take)
-        self._view.healthy = False
-        if not self._ready.done():
-            line = engine.line or "the engine could not start; the log has the reason"
-            self._ready.set_exception(SetupError(line))
-        elif not self._closing:
-            logger.critical("the engine died (exit code %d): not serving any more", code)
-            if self._frontends is not None:
-                self._frontends.tell(EngineGone())
-            self.failed.set()
-
-    def _take(self, message: FromEngine) -> None:
-        match message:
-            case Ready(facts) if not self._ready.done():
-                self._view.healthy = True
-                self._ready.set_result(facts)
-            case LoadNow(load):
-                self._view.latest = load
+    def _engine_ready(self, facts: Facts, generation: int) -> None:
+        assert self._frontends is not None
+        if generation > 1:
+            self._console.metrics.restarted(time.time())
+        self._frontends.open(facts, generation)
 
     def _frontend_gone(self, serial: int) -> None:
-        if self._engine is not None:
-            self._engine.send(FrontendGone(serial))
+        if self._keeper is not None:
+            self._keeper.frontend_gone(serial)
 
     async def _remember(self) -> None:
         while True:
             self._console.remember()
             await asyncio.sleep(_HISTORY_S)
-
-    async def _end_engine(self) -> None:
-        if self._engine is None or self._engine_ended is None:
-            return
-        if self._ready.done():
-            self._engine.send(Close())
-        else:
-            self._ready.cancel()
-            self._engine.kill()  # loading cannot be stopped
-        try:
-            await asyncio.wait_for(asyncio.shield(self._engine_ended), _END_S)
-        except TimeoutError:
-            self._engine.kill()
-            await self._engine_ended
 
     def _run(self, work: Coroutine[object, object, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

@@ -1,0 +1,293 @@
+"""The engine of a server: started, watched, and started again when it dies or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import signal
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ..config import ServeConfig
+from ..errors import SetupError
+from ..facts import Facts
+from ..request import Load
+from . import flight_record
+from .backoff import Backoff
+from .flight_record import Passenger
+from .launch import ANSWER_S, Child
+from .messages import control
+from .orders import (
+    AwaitIdle,
+    Cleared,
+    Close,
+    FromEngine,
+    FrontendGone,
+    LoadNow,
+    Ready,
+    Refuse,
+    StartEngine,
+    Stop,
+    record_name,
+)
+from .suspects import Suspects
+
+logger = logging.getLogger(__name__)
+
+_MODULE = "paceline.server.processes.engine"
+_MOST_TRIES = 5  # engines in a row that died before they were ready
+_END_S = 10.0  # for the engine to end by itself
+_STOP_S = 60.0  # for the step that is being computed when the engine is told to stop
+_LOOKS = 4  # at the flight record, in the time that a step may take
+
+
+class EngineView:
+    """The engine as of its latest word. Any thread."""
+
+    def __init__(self) -> None:
+        self.healthy = False
+        self.latest = Load()
+
+    def load(self) -> Load:
+        return self.latest
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told of the engine's lives: that one is ready, and that it died, with whom, and when it may be back."""
+
+    ready: Callable[[Facts, int], None]
+    gone: Callable[[Collection[Passenger], float], None]
+
+
+class Keeper:
+    """Owns the engine's process, one after the other.
+
+    Args:
+        loader: `module:function`.
+        folder: the server's own, where sockets and flight records are.
+        backoff: how long to wait before a restart.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        loader: str,
+        folder: Path,
+        listeners: Listeners,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.view = EngineView()
+        self.failed = asyncio.Event()  # it is not started any more
+        self._config = config
+        self._loader = loader
+        self._folder = folder
+        self._listeners = listeners
+        self._backoff = backoff or Backoff(0.5, 30.0, 60.0)
+        self._suspects = Suspects()
+        self._facts: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
+        self._child: Child[FromEngine] | None = None
+        self._up = asyncio.Event()
+        self._ready_at: float | None = None  # of the process that lives, by the monotonic clock
+        self._heard_at = 0.0
+        self._start_s = 0.0  # what the latest start took
+        self._delay_s = 0.0  # before the next start
+        self._on_board: frozenset[Passenger] = frozenset()  # of the latest one that died
+        self._hung = False
+        self._refusing = False
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._refusal: asyncio.Task[bool] | None = None
+
+    async def start(self) -> Facts:
+        """Returns when the first engine is warm. SetupError if it cannot be loaded: that is not tried again."""
+        self._task = asyncio.create_task(self._keep())
+        self._task.add_done_callback(self._check)
+        return await self._facts
+
+    def frontend_gone(self, serial: int) -> None:
+        if self._child is not None:
+            self._child.send(FrontendGone(serial))
+
+    async def refuse(self) -> None:
+        """New requests are refused from now on, by later engines too."""
+        self._refusing = True
+        if self._child is not None and self._up.is_set():
+            await self._child.ask(Refuse)
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Waits until nothing runs or waits; whether that came true in time, perhaps in a new engine."""
+        until = time.monotonic() + timeout_s
+        while await self._is_up(until - time.monotonic()):
+            child, left_s = self._child, max(0.0, until - time.monotonic())
+            assert child is not None
+            if await child.ask(partial(AwaitIdle, timeout_s=left_s), left_s + ANSWER_S):
+                return True
+            if not child.ended:
+                return False
+        return False
+
+    async def stop(self) -> None:
+        """Ends what runs with ABORTED. Idempotent."""
+        if self._child is not None and self._up.is_set():
+            await self._child.ask(Stop, _STOP_S)
+
+    async def close(self) -> None:
+        """Ends the process, and starts no other one. Idempotent."""
+        self._closing = True
+        self._facts.cancel()
+        task, child = self._task, self._child
+        if task is None:
+            return
+        if child is None:
+            task.cancel()  # it waits for a restart
+        elif self._up.is_set():
+            child.send(Close())
+        else:
+            child.kill()  # loading cannot be stopped
+        if child is not None and not await _done(task, _END_S):
+            child.kill()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def _is_up(self, timeout_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            if not self._up.is_set():
+                await asyncio.wait_for(self._up.wait(), timeout_s)
+        return self._up.is_set()
+
+    async def _keep(self) -> None:
+        """Keeps an engine until the server closes, or until no engine gets ready any more."""
+        tries = 0
+        for generation in itertools.count(1):
+            end = await self._live(generation)
+            if self._closing:
+                return
+            if not self._facts.done():
+                line = self._child and self._child.line
+                reason = line or f"the engine {end}; the log has the reason"
+                self._facts.set_exception(SetupError(reason))
+                return
+            tries = 0 if self._ready_at is not None else tries + 1
+            if tries == _MOST_TRIES:
+                logger.critical(
+                    "the engine %s, and did not get ready %d times: giving up", end, tries
+                )
+                self.failed.set()
+                return
+            await self._mourn(generation, end)
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        """Without a keeper nobody would notice a death."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("the engine is not watched any more", exc_info=error)
+            self.failed.set()
+            if not self._facts.done():
+                self._facts.set_exception(error)
+
+    async def _live(self, generation: int) -> str:
+        """One engine from its start to its end, told in words."""
+        self._hung, begun = False, time.monotonic()
+        order = StartEngine(
+            self._config.model_dump(mode="json"),
+            self._loader,
+            str(self._folder),
+            generation,
+            self._suspects.deaths,
+        )
+        self._ready_at = None
+        try:
+            child = await Child[FromEngine].start(_MODULE, order, FromEngine)
+        except OSError as exc:
+            self._lost(generation)
+            return f"could not be started ({exc})"
+        self._child = child
+        watch = asyncio.create_task(self._watch(child, self._folder / record_name(generation)))
+        code = await child.follow(
+            lambda message: self._take(message, generation, begun),
+            lambda: self._lost(generation),
+        )
+        watch.cancel()
+        return _in_words(code, self._hung)
+
+    def _lost(self, generation: int) -> None:
+        """The engine is dead: tells what becomes of whom."""
+        self._up.clear()
+        self.view.healthy, self.view.latest = False, Load()
+        if self._closing or not self._facts.done():
+            return
+        lived_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
+        self._delay_s = self._backoff.after(lived_s)
+        self._on_board = flight_record.read(self._folder / record_name(generation)).passengers
+        self._listeners.gone(self._on_board, self._delay_s + self._start_s)
+
+    async def _mourn(self, generation: int, end: str) -> None:
+        """Remembers whom to suspect, and waits before the next start."""
+        child, self._child = self._child, None
+        # Only somebody else can kill it by signal 9, be it the kernel when memory is short: no request is to blame.
+        if self._hung or child is None or child.process.returncode != -signal.SIGKILL:
+            self._suspects.blame({each.fingerprint for each in self._on_board})
+        logger.critical(
+            "the engine %s while it computed %d requests: restarting in %g s",
+            end,
+            len(self._on_board),
+            self._delay_s,
+        )
+        for name in (record_name(generation), control(generation)):
+            (self._folder / name).unlink(missing_ok=True)
+        await asyncio.sleep(self._delay_s)
+
+    async def _watch(self, child: Child[FromEngine], record: Path) -> None:
+        """Kills an engine that hangs: its thread in a step, or its loop."""
+        timeout_s = self._config.step_timeout_s
+        while timeout_s is not None:
+            await asyncio.sleep(timeout_s / _LOOKS)
+            since = flight_record.read(record).since
+            if self._ready_at is None:
+                continue  # loading may take any time
+            oldest = min(self._heard_at, since or self._heard_at)
+            if time.monotonic() - oldest > timeout_s:
+                logger.critical("the engine made no progress for %g s: killing it", timeout_s)
+                self._hung = True
+                child.kill()
+                return
+
+    def _take(self, message: FromEngine, generation: int, begun: float) -> None:
+        self._heard_at = time.monotonic()
+        match message:
+            case Ready(facts):
+                self._ready(facts, generation, begun)
+            case LoadNow(load):
+                self.view.latest = load
+            case Cleared(fingerprint):
+                self._suspects.clear(fingerprint)
+
+    def _ready(self, facts: Facts, generation: int, begun: float) -> None:
+        self._ready_at = time.monotonic()
+        self._start_s = self._ready_at - begun
+        self.view.healthy = True
+        self._up.set()
+        if self._refusing and self._child is not None:
+            self._refusal = asyncio.create_task(self._child.ask(Refuse))
+        if generation > 1:
+            logger.warning("the engine is ready again, %.1f s after its start", self._start_s)
+        if not self._facts.done():
+            self._facts.set_result(facts)
+        if not self._facts.cancelled():
+            self._listeners.ready(self._facts.result(), generation)
+
+
+def _in_words(code: int, hung: bool) -> str:
+    if hung:
+        return "hung"
+    return f"died (signal {-code})" if code < 0 else f"died (exit code {code})"
+
+
+async def _done(task: asyncio.Task[None], timeout_s: float) -> bool:
+    done, _ = await asyncio.wait({task}, timeout=timeout_s)
+    return bool(done)
