@@ -21,6 +21,7 @@ PURE = {
     f"paceline.server.{name}"
     for name in (
         "bounds",
+        "caller",
         "counters",
         "deterministic",
         "errors",
@@ -30,6 +31,7 @@ PURE = {
         "planner",
         "policy",
         "processes.messages",
+        "quota",
         "rectangles",
         "request",
         "residency",

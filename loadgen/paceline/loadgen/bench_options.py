@@ -148,6 +148,7 @@ def load_options(
         ca=options.access.ca,
         token_file=options.access.token_file,
         api_key=options.access.api_key,
+        insecure=options.access.insecure,
         workload=options.workload,
         seed=options.seed,
         concurrency=options.concurrency,
@@ -199,7 +200,7 @@ def parse(argv: list[str]) -> BenchOptions:
         ),
         serve_arguments=tuple(given.serve_arg),
         command=" ".join(["paceline", "bench", *without_secrets(argv)]),
-        access=Access(given.tls, given.ca, given.token_file, given.api_key),
+        access=Access(given.tls, given.ca, given.token_file, given.api_key, given.insecure),
         model_name=given.model_name,
         chat=given.chat,
         mix=MixOptions.from_namespace(given),
@@ -239,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name in ("model-name", "ca", "token-file", "api-key"):
         add(f"--{name}", default="", help=WIRE_HELP[name.replace("-", "_")])
-    for name in ("tls", "chat"):
+    for name in ("tls", "insecure", "chat"):
         add(f"--{name}", action="store_true", help=WIRE_HELP[name])
     add("--quick", action="store_true", help="a rough answer in under two minutes")
     add("--out", default="bench", help="folder for the runs (default: bench)")

@@ -16,6 +16,7 @@ WIRE_HELP = {
     "chat": "openai: send every text as a user's message to /chat/completions",
     "tls": "grpc: encrypt, and check the server against the system's authorities",
     "ca": "PEM file of the authorities to trust instead; with grpc it implies --tls",
+    "insecure": "grpc: send the token unencrypted to other machines, too",
     "token_file": "file with the bearer token to send with every request",
     "api_key": "bearer token itself; better in the environment, as PACELINE_API_KEY",
 }

@@ -123,8 +123,12 @@ class Tokenizer:
         return (token for token, added_token in added.items() if added_token.special)
 
 
-def load(source: str | Path) -> Tokenizer:
-    """The tokenizer of a folder, a GGUF file or a hub name. SetupError where there is none."""
+def load(source: str | Path, trust_remote_code: bool = False) -> Tokenizer:
+    """The tokenizer of a folder, a GGUF file or a hub name. SetupError where there is none.
+
+    Args:
+        trust_remote_code: run a tokenizer's own Python code; unset, one that has some is refused.
+    """
     from transformers import AutoTokenizer
 
     path = Path(source)
@@ -132,7 +136,7 @@ def load(source: str | Path) -> Tokenizer:
         if path.suffix == ".gguf" and path.is_file():
             inner = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         else:
-            inner = AutoTokenizer.from_pretrained(str(source))
+            inner = AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as exc:
         raise SetupError(f"no tokenizer in {str(source)!r}: {_one_line(exc)}") from exc
     return Tokenizer(inner)

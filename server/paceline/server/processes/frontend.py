@@ -103,7 +103,9 @@ class FrontendProcess:
 
     async def _open(self, facts: Facts) -> None:
         config, folder = self._config, Path(self._order.folder)
-        tokens = await in_daemon_thread(lambda: tokenizer.load(folder / TOKENIZER))
+        tokens = await in_daemon_thread(
+            lambda: tokenizer.load(folder / TOKENIZER, config.trust_remote_code)
+        )
         self._engine = RemoteEngine(self._hub, folder, self._order.serial)
         self._frontend = Frontend(
             self._engine, tokens, facts.model, facts.limits(config), self._tally
