@@ -29,8 +29,8 @@ class Entry:
 
     name: str
     digest: bytes
-    allowance: Allowance = Allowance()
-    admin: bool = False
+    allowance: Allowance
+    admin: bool
 
 
 def digest_of(token: str) -> bytes:

@@ -89,7 +89,7 @@ class Tokenizer:
                 continue_final_message=continue_final_message,
             )
         except Exception as exc:  # templates are the model's own programs and raise what they like
-            raise ChatTemplateError(_one_line(exc)) from exc
+            raise ChatTemplateError(_said_by_template(exc)) from exc
         # Templates write their special tokens themselves.
         return self.encode(text, add_special_tokens=False)
 
@@ -140,6 +140,13 @@ def load(source: str | Path, trust_remote_code: bool = False) -> Tokenizer:
     except (OSError, ValueError) as exc:
         raise SetupError(f"no tokenizer in {str(source)!r}: {_one_line(exc)}") from exc
     return Tokenizer(inner)
+
+
+def _said_by_template(exc: Exception) -> str:
+    """What a template says by its `raise_exception`, which is meant for callers; other errors are not."""
+    if type(exc).__name__ == "TemplateError":  # jinja2's; its subclasses are a template's faults
+        return _one_line(exc)
+    return "the model's chat template cannot render this"
 
 
 def _one_line(exc: Exception) -> str:
