@@ -138,8 +138,19 @@ def load(source: str | Path, trust_remote_code: bool = False) -> Tokenizer:
         else:
             inner = AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as exc:
-        raise SetupError(f"no tokenizer in {str(source)!r}: {_one_line(exc)}") from exc
+        raise own_code(str(source), exc) or SetupError(
+            f"no tokenizer in {str(source)!r}: {_one_line(exc)}"
+        ) from exc
     return Tokenizer(inner)
+
+
+def own_code(name: str, exc: Exception) -> SetupError | None:
+    """The line for an error of transformers that a model's own Python code was not to be run."""
+    if "trust_remote_code" not in str(exc):
+        return None
+    return SetupError(
+        f"model {name!r} brings Python code of its own: refused; say --trust-remote-code if you trust it"
+    )
 
 
 def _said_by_template(exc: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -141,7 +142,13 @@ def _one_line_errors(source: Source) -> Iterator[None]:
         raise
     except OfflineModeIsEnabled as exc:
         raise SetupError(_not_found(source)) from exc
+    except pickle.UnpicklingError as exc:  # torch unpickles tensors and runs nothing
+        raise SetupError(
+            f"cannot load model {source.name!r}: its pickle holds more than weights, or is damaged"
+        ) from exc
     except _LOADING_ERRORS as exc:
+        if refused := tokenizer.own_code(source.name, exc):
+            raise refused from exc
         if source.on_hub and isinstance(exc, OSError):
             raise SetupError(_not_found(source, exc)) from exc
         raise SetupError(f"cannot load model {source.name!r}: {_first_line(exc)}") from exc
