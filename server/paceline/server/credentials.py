@@ -19,7 +19,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     latest = _Latest(content)
     return grpc.dynamic_ssl_server_credentials(
         _configuration(content.get()),
-        latest.fetch,
+        latest.fetch,  # type: ignore[arg-type]  # None is "no change", which its types do not know
         require_client_authentication=files.client_ca is not None,
     )
 
