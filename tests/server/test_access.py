@@ -74,7 +74,7 @@ def calls(served: Served, metadata: Any) -> dict[str, Any]:
     reflect = reflection_pb2_grpc.ServerReflectionStub(served.channel).ServerReflectionInfo
     question = reflection_pb2.ServerReflectionRequest(list_services="")
     methods["reflection"] = reflect(iter([question]), metadata=metadata)
-    unknown = served.channel.unary_unary(f"/{SERVICE}/Nothing")
+    unknown: Any = served.channel.unary_unary(f"/{SERVICE}/Nothing")
     methods["unknown method"] = unknown(b"", metadata=metadata)
     unknown = served.channel.stream_stream("/no.Service/Nothing")
     methods["unknown service"] = unknown(iter([b""]), metadata=metadata)
@@ -120,7 +120,7 @@ async def test_a_call_without_a_token_is_refused_before_its_message(
 ) -> None:
     """A stream whose client sends nothing is told at once; nobody waits for a message, and none is parsed."""
     async with serving(tokenizer, tokens=str(tokens)) as served:
-        call = served.channel.stream_stream(f"/{SERVICE}/Generate")()
+        call: Any = served.channel.stream_stream(f"/{SERVICE}/Generate")()
         assert await call.code() is UNAUTHENTICATED
 
 
@@ -188,7 +188,7 @@ async def test_concurrency_counts_completions_until_they_end(
     gate = Gate()
     runner = MockRunner(vocab_size=tokenizer.vocab_size, on_step=gate)
 
-    def generate(**sampling: int) -> Any:
+    def generate(**sampling: Any) -> Any:
         message = generation(sampling=pb.Sampling(**sampling)) if sampling else generation()
         return served.stub.Generate(pb.GenerateRequest(generation=message), metadata=two)
 
@@ -246,7 +246,8 @@ async def test_the_log_names_the_caller_and_shows_no_token(
         request = pb.GenerateRequest(generation=generation("a private prompt"))
         await served.stub.Generate(request, metadata=SECRET)
         await status(served.stub.Generate(request, metadata=bearer("guess")))
-        await status(served.channel.unary_unary('/a" status=OK/b')(b""))
+        unknown: Any = served.channel.unary_unary('/a" status=OK/b')
+        await status(unknown(b""))
     lines = [r.getMessage() for r in caplog.records if r.name == "paceline.requests"]
     assert "rpc=Generate status=OK" in lines[0] and "caller=alice" in lines[0]
     assert "rpc=Generate status=UNAUTHENTICATED" in lines[1] and "caller" not in lines[1]

@@ -98,11 +98,13 @@ async def test_messages_over_4_mib_are_refused(
 ) -> None:
     """One byte too much is RESOURCE_EXHAUSTED on every path, also where it only unpacks to that; 4 MiB are read."""
     url, most = f"/{SERVICE}/{method}", 4 * 1024 * 1024
-    make = served.channel.unary_stream if method == "GenerateStream" else served.channel.unary_unary
-    over = await failure(make(url)(b"\x00" * (most + 1), compression=compression))
+    channel = served.channel
+    make = channel.unary_stream if method == "GenerateStream" else channel.unary_unary
+    call: Any = make(url)
+    over = await failure(call(b"\x00" * (most + 1), compression=compression))
     assert over.code() is EXHAUSTED
     assert "larger than max" in (over.details() or "")
-    full = await failure(make(url)(b"\x00" * most, compression=compression))
+    full = await failure(call(b"\x00" * most, compression=compression))
     assert full.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 

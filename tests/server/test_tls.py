@@ -69,7 +69,11 @@ async def test_mutual_tls_wants_a_good_certificate_of_the_client(
     """Without one, with an expired one, or with another authority's there is no connection."""
     pem, key = authority.sign("server")
     clients = Authority(tmp_path, "clients")
-    settings = {"tls_cert": str(pem), "tls_key": str(key), "tls_client_ca": str(clients.pem)}
+    settings: dict[str, Any] = {
+        "tls_cert": str(pem),
+        "tls_key": str(key),
+        "tls_client_ca": str(clients.pem),
+    }
     async with serving(tokenizer, **settings) as served:
         port, ca = served.app.port, authority.pem
         assert await outcome(port, ca, *clients.sign("good")) is grpc.StatusCode.OK
