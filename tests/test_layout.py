@@ -21,6 +21,7 @@ PURE = {
     f"paceline.server.{name}"
     for name in (
         "bounds",
+        "caller",
         "counters",
         "deterministic",
         "drain_rate",
@@ -34,6 +35,7 @@ PURE = {
         "processes.messages",
         "processes.quarantine",
         "processes.suspects",
+        "quota",
         "rectangles",
         "request",
         "residency",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 
+from certificates import Authority
 from paceline.client.cli import SUBCOMMANDS
 from paceline.v1 import generation_pb2 as pb
 from scripted_server import WAIT_S, ScriptedServer, answer, bad_request, delta, ending, fail, header
@@ -112,6 +115,34 @@ class TestGenerate:
 
         assert done.stdout == "there\n"
         assert server.calls[0].metadata["authorization"] == "Bearer t"
+
+    @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+    def test_tls_and_token_from_files(
+        self, make_server: Callable[..., ScriptedServer], tmp_path: Path
+    ) -> None:
+        """`--ca` encrypts, `--token-file` keeps the token off the command line; a stranger's server gets no token."""
+        authority = Authority(tmp_path)
+        pem, key = authority.sign("server")
+        pair = (key.read_bytes(), pem.read_bytes())
+        server = make_server(grpc.ssl_server_credentials([pair]))
+        server.handlers["Generate"] = lambda request, context: answer("there")
+        token = tmp_path / "token"
+        token.write_text("s3cret\n")
+        flags = ["--target", server.target, "--token-file", str(token)]
+
+        done = run("generate", "x", *flags, "--ca", str(authority.pem))
+        stranger = run("generate", "x", *flags, "--tls")
+
+        assert (done.returncode, done.stdout) == (0, "there\n")
+        assert [call.metadata["authorization"] for call in server.calls] == ["Bearer s3cret"]
+        assert stranger.returncode == 1 and "CERTIFICATE_VERIFY_FAILED" in stranger.stderr
+
+    def test_a_token_is_not_sent_in_plaintext(self) -> None:
+        """One line says what to do; exit code 2."""
+        done = run("generate", "x", "--target", "192.0.2.1:1", PACELINE_TOKEN="s3cret")
+
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "would travel unencrypted" in done.stderr and "s3cret" not in done.stderr
 
     def test_prompt_from_standard_input_as_a_chat(self, server: ScriptedServer) -> None:
         """`-` reads the prompt, `--system` makes a conversation of it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from certificates import Authority
 from paceline.client import (
     DEFAULT_TIMEOUT_S,
     AsyncClient,
@@ -18,6 +18,7 @@ from paceline.client import (
     DeadlineExceeded,
     Unavailable,
 )
+from paceline.client.targets import is_local
 from paceline.v1 import generation_pb2 as pb
 from scripted_server import WAIT_S, ScriptedServer, answer
 
@@ -108,6 +109,7 @@ class TestTargets:
             ({"attempts": 0}, "attempts"),
             ({"attempts": 9}, "attempts"),
             ({"certificate": "a.pem"}, "both certificate and key"),
+            ({"tls": True, "insecure": True}, "exclude each other"),
         ],
     )
     def test_impossible_settings_raise_at_once(self, options: dict[str, Any], match: str) -> None:
@@ -126,35 +128,64 @@ class TestSecurity:
 
         assert server.calls[0].metadata["authorization"] == "Bearer s3cret"
 
+    @pytest.mark.parametrize("kind", [Client, AsyncClient])
+    def test_a_token_is_not_sent_in_plaintext(self, kind: type[Client] | type[AsyncClient]) -> None:
+        """To another machine it goes encrypted, or because the caller insists."""
+        with pytest.raises(ValueError, match="would travel unencrypted to example"):
+            kind("example.org:1", token="s3cret")
+        for options in ({"tls": True}, {"insecure": True}):
+            kind("example.org:1", token="s3cret", **options)  # type: ignore[arg-type]
+        kind("example.org:1")
+
+    @pytest.mark.parametrize(
+        ("target", "local"),
+        [
+            ("127.0.0.1:50051", True),
+            ("localhost:1", True),
+            ("[::1]:1", True),
+            ("::1", True),
+            ("dns:///localhost:1", True),
+            ("dns://8.8.8.8/localhost:1", True),
+            ("ipv4:127.0.0.1:1,127.0.0.2:1", True),
+            ("ipv6:[::1]:1", True),
+            ("unix:/run/paceline", True),
+            (["127.0.0.1:1", "127.0.0.1:2"], True),
+            ("10.0.0.1:1", False),
+            ("[::]:1", False),
+            ("localhost.example.org:1", False),
+            ("127.0.0.1.example.org:1", False),
+            ("dns:///host:1", False),
+            ("dns://127.0.0.1/host:1", False),
+            ("ipv4:127.0.0.1:1,10.0.0.1:1", False),
+            (["127.0.0.1:1", "10.0.0.1:1"], False),
+            ("xds:///service", False),
+            ("", False),
+        ],
+    )
+    def test_which_targets_are_this_machine(self, target: str | list[str], local: bool) -> None:
+        """Only spellings that cannot mean another machine are taken for this one."""
+        assert is_local(target) is local
+
     @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
     async def test_tls_with_client_certificate(
         self, make_server: MakeServer, tmp_path: Path
     ) -> None:
         """With authority, certificate and key both sides know each other; without them there is no answer."""
-        certificate, key = self_signed(tmp_path)
+        authority = Authority(tmp_path)
+        certificate, key = authority.sign("both")
         credentials = grpc.ssl_server_credentials(
             [(key.read_bytes(), certificate.read_bytes())],
-            root_certificates=certificate.read_bytes(),
+            root_certificates=authority.pem.read_bytes(),
             require_client_auth=True,
         )
         server = make_server(credentials)
         server.handlers["GetLoad"] = lambda request, context: pb.GetLoadResponse(running=5)
 
-        with Client(server.target, ca=certificate, certificate=certificate, key=key) as client:
+        with Client(server.target, ca=authority.pem, certificate=certificate, key=key) as client:
             assert client.load().running == 5
         async with AsyncClient(
-            server.target, ca=certificate, certificate=certificate, key=key
+            server.target, ca=authority.pem, certificate=certificate, key=key
         ) as async_client:
             assert (await async_client.load()).running == 5
         with Client(server.target, tls=True, attempts=1) as stranger, pytest.raises(Unavailable):
             stranger.load()
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext"]
-    command += ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key

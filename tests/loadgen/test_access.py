@@ -82,6 +82,23 @@ def test_where_the_token_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Access(token_file=str(tmp_path / "none")).token()
 
 
+def test_a_token_is_not_sent_in_plaintext(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC to another machine takes TLS, or a word, where there is a token; calls and probes alike."""
+    monkeypatch.delenv("PACELINE_API_KEY", raising=False)
+    for make in (
+        lambda access: GrpcWire("192.0.2.1:1", 1, access),
+        lambda a: Probe("192.0.2.1:1", a),
+    ):
+        with pytest.raises(AccessError, match="give --tls or --ca, or say --insecure"):
+            make(Access(api_key="secret"))
+        for access in (
+            Access(),
+            Access(api_key="secret", insecure=True),
+            Access(tls=True, api_key="s"),
+        ):
+            make(access).close()
+
+
 def test_keys_are_not_written_down() -> None:
     """Neither the report's command nor a child's command line holds the key; the child's environment does."""
     argv = ["--target", "http://h:1/v1", "--api-key", "secret", "--concurrency", "1"]

@@ -34,6 +34,10 @@ BAD: dict[str, tuple[pb.Generation, str]] = {
         generation(token_ids=pb.TokenIds(ids=[5, 4_000_000_000])),
         "generation.token_ids.ids[1]",
     ),
+    "messages": (
+        generation(chat=pb.Chat(messages=[pb.ChatMessage(role="user")] * 4097)),
+        "generation.chat.messages",
+    ),
     "bad role": (generation(chat=CHAT), "generation.chat.messages[0].role"),
     "unknown role": (generation(chat=PIRATE), "generation.chat.messages"),
     "cold": (generation(sampling=S(temperature=-0.5)), "generation.sampling.temperature"),

@@ -157,7 +157,7 @@ def _gguf_beside(folder: Path) -> None:
         (_no_config, "no config.json"),
         (_gguf_beside, "model.gguf"),
         (_no_weights, "no weights"),
-        (_pickle_only, "pickle"),
+        (_pickle_only, "say --allow-pickle"),
         (_cut_weights, "cannot load"),
         (_other_shape, "cannot load"),
         (_more_layers, "lacks"),
@@ -172,6 +172,54 @@ def test_a_damaged_folder_is_one_line(
     save_tiny_model("llama", tmp_path)
     damage(tmp_path)
     assert says in refusal(config(tmp_path))
+
+
+def test_pickled_weights_are_loaded_only_when_asked(tmp_path: Path) -> None:
+    """With --allow-pickle the same weights load, and pickled code is refused even then."""
+    save_tiny_model("llama", tmp_path)
+    model = load(config(tmp_path)).model
+    weights = model.state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    allowed = config(tmp_path, allow_pickle=True)
+    loaded = load(allowed).model.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
+
+    marker = tmp_path / "ran"
+    torch.save(_Payload(marker), tmp_path / "pytorch_model.bin")
+    assert "holds more than weights" in refusal(allowed)
+    assert not marker.exists()
+
+
+class _Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+def test_a_models_own_code_runs_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer that is Python code is refused in one line, which says how to trust it; nothing was run."""
+    folder = tmp_path / "model"
+    save_tiny_model("llama", folder)
+    marker = tmp_path / "ran"
+    code = "from pathlib import Path\nfrom transformers import PreTrainedTokenizerFast\n"
+    code += f"Path({str(marker)!r}).touch()\nclass Own(PreTrainedTokenizerFast): ...\n"
+    (folder / "own.py").write_text(code)
+    file = folder / "tokenizer_config.json"
+    change = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+
+    assert "say --trust-remote-code" in refusal(config(folder))
+    assert not marker.exists()
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    load(config(folder, trust_remote_code=True))
+    assert marker.exists()
 
 
 @pytest.mark.parametrize(

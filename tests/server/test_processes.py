@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from certificates import Authority
 from mock_serving import generation
+from paceline.server.bearer import digest_of
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
 from process_serving import NOT_SERVING, PROGRAM, SERVING, WAIT_S, Server, status_of, text_of, until
@@ -354,3 +357,41 @@ def test_the_embedded_model_through_a_front_end() -> None:
     assert server.returncode == 0, errors
     assert len(texts) == 1
     assert "Paris" in texts.pop()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_front_ends_take_new_certificates_and_tokens(
+    start: Callable[..., Server], tmp_path: Path
+) -> None:
+    """TLS and tokens hold in a front end's process, too, and new files are taken without a restart."""
+    authority, newer = Authority(tmp_path), Authority(tmp_path, "newer")
+    pem, key = authority.sign("server")
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"alice:{digest_of('first').hex()}\n")
+    tls = ["--tls-cert", str(pem), "--tls-key", str(key)]
+    server = start("--frontends", "1", *tls, "--tokens", str(tokens))
+
+    def ends(ca: Path, token: str) -> grpc.StatusCode:
+        """How a call on a connection of its own ends."""
+        credentials = grpc.ssl_channel_credentials(ca.read_bytes())
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(f"127.0.0.1:{server.port}", credentials, options) as channel:
+            stub: Any = rpc.GenerationServiceStub(channel)
+            metadata = [("authorization", f"Bearer {token}")]
+            try:
+                stub.GetLoad(pb.GetLoadRequest(), timeout=WAIT_S, metadata=metadata)
+            except grpc.RpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+    assert "with TLS and tokens" in server.banner
+    assert ends(authority.pem, "first") is grpc.StatusCode.OK
+    assert ends(authority.pem, "second") is grpc.StatusCode.UNAUTHENTICATED
+    new = tmp_path / "new"
+    new.write_text(f"alice:{digest_of('second').hex()}\n")
+    os.replace(new, tokens)
+    for made, used in zip(newer.sign("new"), (pem, key), strict=True):
+        os.replace(made, used)
+    assert ends(newer.pem, "second") is grpc.StatusCode.OK
+    assert ends(newer.pem, "first") is grpc.StatusCode.UNAUTHENTICATED
+    assert ends(authority.pem, "second") is grpc.StatusCode.UNAVAILABLE

@@ -209,6 +209,9 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
         ),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in"),
+        (["--tls-cert", "/no.pem", "--tls-key", "/no.key"], "--tls-cert /no.pem: no such file"),
+        (["--tls-cert", "/no.pem"], "--tls-cert needs --tls-key"),
+        (["--tokens", "/nowhere"], "--tokens /nowhere: no such file or directory"),
         (["--config", "/nowhere.toml"], "--config /nowhere.toml: no such file or directory"),
     ],
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paceline.server import wire
 from paceline.server.wire import Malformed, parse
 from paceline.v1 import generation_pb2 as pb
 
@@ -33,3 +37,28 @@ def test_bad_text_deep_inside_is_found() -> None:
     assert parse(pb.GenerateBatchRequest, data) == Malformed(
         "generations[1].chat.messages[1].content", "is not valid UTF-8"
     )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff" * 4_194_304,  # a number without end
+        b"\x00" * 4_194_304,
+        b"\x78\x01" * 2_097_152 + b"\xff",  # two million unknown fields
+        pb.Generation(stopping=pb.Stopping(stop=["", ""] * 500_000)).SerializeToString() + b"\xff",
+    ],
+    ids=["ones", "zeros", "fields", "nested"],
+)
+def test_long_nonsense_is_given_up_early(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever four million bytes hold, few of them are looked at before the whole is refused."""
+    looked = 0
+    varint = wire._varint
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return varint(*arguments)
+
+    monkeypatch.setattr(wire, "_varint", counted)
+    assert parse(pb.Generation, data) == Malformed("request", "the bytes are no Generation")
+    assert looked < 50_000

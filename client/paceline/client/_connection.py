@@ -10,6 +10,8 @@ from typing import Any, TypedDict
 
 import grpc
 
+from paceline.client.targets import is_local
+
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 300.0
 DEFAULT_ATTEMPTS = 4
@@ -24,7 +26,7 @@ class ConnectionOptions(TypedDict, total=False):
     timeout_s: float | None
     """Deadline of calls that give none: 300 seconds unless set. None: no deadline."""
     token: str | None
-    """Sent as `authorization: Bearer …` with every call; use TLS with it."""
+    """Sent as `authorization: Bearer …` with every call; without TLS to this machine alone."""
     tls: bool
     """Encrypt, and check the server against the system's certificate authorities."""
     ca: str | Path | None
@@ -33,6 +35,8 @@ class ConnectionOptions(TypedDict, total=False):
     """PEM file of the client's own certificate chain. Implies TLS."""
     key: str | Path | None
     """PEM file of its private key."""
+    insecure: bool
+    """Send the token unencrypted to other machines, too, where everyone in between can read it."""
     attempts: int
     """Tries of one call in all, 1 to 5; gRPC waits between them as the server says. 4 unless set."""
     channel_options: Sequence[tuple[str, Any]]
@@ -50,6 +54,7 @@ class Connection:
     ca: str | Path | None = None
     certificate: str | Path | None = None
     key: str | Path | None = None
+    insecure: bool = False
     attempts: int = DEFAULT_ATTEMPTS
     channel_options: Sequence[tuple[str, Any]] = ()
 
@@ -58,6 +63,12 @@ class Connection:
             raise ValueError(f"attempts is {self.attempts}; gRPC takes 1 to 5")
         if (self.certificate is None) != (self.key is None):
             raise ValueError("a client certificate needs both certificate and key")
+        if self.secure and self.insecure:
+            raise ValueError("TLS and insecure exclude each other")
+        if self.token and not (self.secure or self.insecure or is_local(self.target)):
+            raise ValueError(
+                f"a token would travel unencrypted to {self.address}: use TLS, or say insecure if you want that"
+            )
 
     @property
     def address(self) -> str:

@@ -26,6 +26,9 @@ SUBCOMMANDS = {
     "generate": Subcommand(
         "continue a prompt with a running server", "paceline.client.cli_generate", "main"
     ),
+    "token": Subcommand(
+        "make a bearer token for `serve --tokens`", "paceline.server.token_cli", "main"
+    ),
     "batch": Subcommand(
         "run a file of prompts through the engine, without a server",
         "paceline.server.cli",

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from paceline.client._connection import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
@@ -119,24 +120,36 @@ def _add_connection(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--token",
         default=os.environ.get("PACELINE_TOKEN"),
-        help="bearer token; else $PACELINE_TOKEN",
+        help="bearer token; else $PACELINE_TOKEN, which others on this machine cannot see",
     )
+    group.add_argument("--token-file", metavar="FILE", help="file with the bearer token")
     group.add_argument("--tls", action="store_true", help="encrypt")
     group.add_argument("--ca", metavar="PEM", help="authorities to trust; implies --tls")
     group.add_argument("--cert", metavar="PEM", help="this client's certificate; implies --tls")
     group.add_argument("--key", metavar="PEM", help="its private key")
+    group.add_argument(
+        "--insecure", action="store_true", help="send the token to other machines without TLS, too"
+    )
 
 
 def _client(arguments: argparse.Namespace) -> Client:
     return Client(
         arguments.target,
         timeout_s=arguments.timeout or None,
-        token=arguments.token,
+        token=_token(arguments),
         tls=arguments.tls,
         ca=arguments.ca,
         certificate=arguments.cert,
         key=arguments.key,
+        insecure=arguments.insecure,
     )
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    if arguments.token_file is None:
+        token: str | None = arguments.token
+        return token
+    return Path(arguments.token_file).read_text(encoding="utf-8").strip()
 
 
 def _prompt(arguments: argparse.Namespace) -> Prompt:

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from paceline.client.targets import is_local
+
 KEY_VARIABLE = "PACELINE_API_KEY"
 HIDDEN = "***"
 
@@ -22,6 +24,7 @@ class Access:
     ca: str = ""
     token_file: str = ""
     api_key: str = ""
+    insecure: bool = False
 
     @property
     def secure(self) -> bool:
@@ -35,6 +38,13 @@ class Access:
         if self.token_file:
             return _read(self.token_file).decode().strip()
         return os.environ.get(KEY_VARIABLE, "")
+
+    def check(self, target: str) -> None:
+        """AccessError where a token would travel to another gRPC server's machine for everyone to read."""
+        if self.token() and not (self.secure or self.insecure or is_local(target)):
+            raise AccessError(
+                f"a token would travel unencrypted to {target}: give --tls or --ca, or say --insecure"
+            )
 
     def roots(self) -> bytes | None:
         """The authorities to trust, as PEM; None: the system's."""

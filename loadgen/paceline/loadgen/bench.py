@@ -263,7 +263,8 @@ def _config(options: BenchOptions, plan: Plan) -> dict[str, Any]:
     values = {**asdict(replace(options, out=Path("."))), "plan": asdict(plan)}
     if options.open is None:
         del values["open"]
-    values["access"].pop("api_key")
+    for name in ("api_key", "insecure"):  # the one is a secret, the other changes no number
+        values["access"].pop(name)
     for name in ("out", "command", "workload", "seed"):
         del values[name]
     return values

@@ -103,7 +103,7 @@ def parse(argv: list[str]) -> BenchOptions:
         ),
         serve_arguments=tuple(given.serve_arg),
         command=" ".join(["paceline", "bench", *without_secrets(argv)]),
-        access=Access(given.tls, given.ca, given.token_file, given.api_key),
+        access=Access(given.tls, given.ca, given.token_file, given.api_key, given.insecure),
         model_name=given.model_name,
         chat=given.chat,
         strict=given.strict,
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name in ("model-name", "ca", "token-file", "api-key"):
         add(f"--{name}", default="", help=WIRE_HELP[name.replace("-", "_")])
-    for name in ("tls", "chat", "strict"):
+    for name in ("tls", "insecure", "chat", "strict"):
         add(f"--{name}", action="store_true", help=WIRE_HELP[name])
     add("--quick", action="store_true", help="a rough answer in under two minutes")
     add("--out", default="bench", help="folder for the runs (default: bench)")

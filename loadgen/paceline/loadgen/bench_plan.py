@@ -95,6 +95,7 @@ def load_options(
         model_name=options.model_name,
         chat=options.chat,
         strict=options.strict,
+        insecure=options.access.insecure,
         tls=options.access.tls,
         ca=options.access.ca,
         token_file=options.access.token_file,

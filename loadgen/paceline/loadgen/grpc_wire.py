@@ -32,7 +32,7 @@ FINISH_NAMES = {
 class GrpcWire:
     """A few connections shared by all users of one process, made after the fork and closed at its end.
 
-    Raises AccessError where a file of `access` cannot be read.
+    Raises AccessError where a file of `access` cannot be read, or a token would travel unprotected.
     """
 
     protocol = "grpc"
@@ -71,7 +71,8 @@ class GrpcWire:
 
 
 def open_channel(target: str, access: Access) -> grpc.Channel:
-    """A connection of its own, encrypted where `access` says so."""
+    """A connection of its own, encrypted where `access` says so. AccessError where it must be and is not."""
+    access.check(target)
     if not access.secure:
         return grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
     credentials = grpc.ssl_channel_credentials(access.roots())

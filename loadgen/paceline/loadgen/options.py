@@ -32,6 +32,7 @@ class LoadOptions(MixOptions):
     ca: str = ""
     token_file: str = ""
     api_key: str = ""
+    insecure: bool = False
     workload: str = "chat"
     seed: int = 0
     concurrency: tuple[int, ...] = ()
@@ -106,7 +107,7 @@ class LoadOptions(MixOptions):
     @property
     def access(self) -> Access:
         """Encryption and token of the connection."""
-        return Access(self.tls, self.ca, self.token_file, self.api_key)
+        return Access(self.tls, self.ca, self.token_file, self.api_key, self.insecure)
 
     def address(self, host: str | None) -> str:
         """Where to send: `target`, else Locust's host. gRPC has no scheme, OpenAI's protocol a whole base URL."""

@@ -39,6 +39,7 @@ class Probe:
             tls=access.secure,
             ca=access.ca or None,
             token=access.token() or None,
+            insecure=access.insecure and not access.secure,
         )
 
     def check(self) -> None:

@@ -17,6 +17,7 @@ WIRE_HELP = {
     "strict": "openai: send OpenAI's own fields only, to servers that refuse others; answers then end by themselves",
     "tls": "grpc: encrypt, and check the server against the system's authorities",
     "ca": "PEM file of the authorities to trust instead; with grpc it implies --tls",
+    "insecure": "grpc: send the token unencrypted to other machines, too",
     "token_file": "file with the bearer token to send with every request",
     "api_key": "bearer token itself; better in the environment, as PACELINE_API_KEY",
 }

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from . import drain, facts, listen
+from . import drain, facts, listen, security
 from .config import ServeConfig
 from .console import Console
 from .engine import Engine
@@ -51,7 +51,7 @@ class App:
     async def bind(self) -> None:
         """Takes the ports. From now on health answers NOT_SERVING. SetupError if a port cannot be had."""
         config = self._config
-        listen.check_exposure(config.host, config.insecure)
+        security.check(config)
         listen.check_free(config.host, config.port, "--port")
         self._console.open()
         self.port = await self._listener.bind(config.port)

@@ -130,6 +130,12 @@ class ModelConfig(BaseModel):
         True, description="on a GPU, compute Llama-like layers with kernels made for small batches"
     )
     cuda_graphs: bool = Field(True, description="capture each shape of a step as a CUDA graph")
+    allow_pickle: bool = Field(
+        False, description="load weights from pickle files, too, where there are no safetensors"
+    )
+    trust_remote_code: bool = Field(
+        False, description="run the Python code that some models bring along"
+    )
 
     @field_validator("quantization", mode="before")
     @classmethod
@@ -145,6 +151,20 @@ class ServeConfig(EngineConfig, ModelConfig):
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     insecure: bool = Field(
         False, description="allow an address other machines can reach, without encryption"
+    )
+    tls_cert: str | None = Field(
+        None, description="PEM file of the server's certificate chain; read again when it changes"
+    )
+    tls_key: str | None = Field(None, description="PEM file of its private key")
+    tls_client_ca: str | None = Field(
+        None, description="PEM file: only clients with a certificate of these authorities get in"
+    )
+    tokens: str | None = Field(
+        None,
+        description="file of bearer tokens (see `paceline token`); without one of them nobody gets in",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="address of /metrics and the status page, which is plain HTTP"
     )
     metrics_port: int | None = Field(
         9090,
@@ -171,6 +191,15 @@ class ServeConfig(EngineConfig, ModelConfig):
         ge=0,
         le=64,
         description="gRPC processes beside the engine's; 0: one process does all; unset: by the device",
+    )
+    max_connection_age_s: float | None = Field(
+        1800.0,
+        ge=1,
+        le=1e6,
+        description="clients connect anew after this long, so that balancers can move them; none: never",
+    )
+    max_connection_age_grace_s: float | None = Field(
+        None, ge=0, le=1e6, description="then running calls end within this; unset: they all finish"
     )
     reflection: bool = Field(True, description="offer gRPC reflection")
     mock: bool = Field(

@@ -24,7 +24,7 @@ class Console:
 
     def open(self) -> None:
         """Takes the port, if there is to be one. SetupError if it cannot be had."""
-        host, port = self._config.host, self._config.metrics_port
+        host, port = self._config.metrics_host, self._config.metrics_port
         if port is None:
             return
         pages = {

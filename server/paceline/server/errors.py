@@ -3,6 +3,9 @@
 PacelineError
 ├── InvalidRequest        INVALID_ARGUMENT, with field paths
 ├── QueueFull             RESOURCE_EXHAUSTED, with a retry delay
+├── LimitReached          RESOURCE_EXHAUSTED, with a retry delay: this caller's own limit
+├── Unauthenticated       UNAUTHENTICATED
+├── PermissionDenied      PERMISSION_DENIED
 ├── Unavailable           UNAVAILABLE, with a retry delay (draining, engine restarting)
 ├── DeadlineExceeded      DEADLINE_EXCEEDED
 ├── FeatureUnavailable    FAILED_PRECONDITION
@@ -66,6 +69,28 @@ class QueueFull(PacelineError):
     @property
     def parts(self) -> tuple[object, ...]:
         return (str(self), self.retry_after_s)
+
+
+class LimitReached(PacelineError):
+    """The caller asks for more than its token allows now."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unauthenticated(PacelineError):
+    """No token, or not a good one."""
+
+    status = "UNAUTHENTICATED"
+
+
+class PermissionDenied(PacelineError):
+    """A good token that does not allow this."""
+
+    status = "PERMISSION_DENIED"
 
 
 class Unavailable(PacelineError):

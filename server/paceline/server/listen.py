@@ -18,15 +18,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_exposure(host: str, insecure: bool) -> None:
-    """Refuses to offer an unencrypted service to other machines unless that is asked for by name."""
-    if not insecure and not is_loopback(host):
-        raise SetupError(
-            f"--host {host} lets other machines in without encryption; "
-            "use 127.0.0.1, or say --insecure if that is what you want"
-        )
-
-
 def check_free(host: str, port: int, flag: str) -> None:
     """SetupError if nothing can listen there."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,27 +12,38 @@ from grpc_reflection.v1alpha import reflection
 from paceline.v1 import generation_pb2_grpc as rpc
 
 from . import listen
+from .bearer import Tokens
 from .config import ServeConfig
+from .credentials import server_credentials
 from .frontend import Frontend
 from .rpc import REQUESTS, SERVICE, GenerationService, Observer
+from .rpc_access import Access
 from .rpc_guard import Guard
 from .server_info import ServerInfo
+from .tls import files_of
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 _MAX_REQUEST_BYTES = 4 * 1024 * 1024
-_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+_MAX_METADATA_BYTES = 8 * 1024
+_MAX_STREAMS = 4096  # of one connection; more wait at the client
+_OPTIONS: dict[str, int] = {
+    "grpc.max_receive_message_length": _MAX_REQUEST_BYTES,
+    "grpc.max_metadata_size": _MAX_METADATA_BYTES,
+    # Between gRPC's two bounds it refuses at random.
+    "grpc.absolute_max_metadata_size": _MAX_METADATA_BYTES,
+    "grpc.max_concurrent_streams": _MAX_STREAMS,
+    # Who connects and says nothing is let go.
+    "grpc.server_handshake_timeout_ms": 20_000,
     # Clients may ping a quiet connection this often; gRPC's own bound of 300 s cuts long silent calls.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
+    "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+    "grpc.http2.max_ping_strikes": 2,
+    "grpc.keepalive_permit_without_calls": 1,
     # A client whose machine is gone is noticed, and its pages freed.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # Clients look the name up again now and then, so that new replicas get their share. Calls end in peace.
-    ("grpc.max_connection_age_ms", 30 * 60_000),
-]
+    "grpc.keepalive_time_ms": 60_000,
+    "grpc.keepalive_timeout_ms": 20_000,
+}
 _LAST_WORDS_S = 5.0  # for calls to send what they have after the engine stopped
 
 
@@ -40,6 +52,7 @@ class Listener:
 
     def __init__(self, config: ServeConfig, observer: Observer) -> None:
         self._config = config
+        self._observer = observer
         self._guard = Guard(SERVICE, REQUESTS)
         self._service = GenerationService(observer)
         self._health = health.aio.HealthServicer()
@@ -53,8 +66,8 @@ class Listener:
                 one that does not share must fail, not take every other connection.
         """
         config = self._config
-        options = [*_OPTIONS, ("grpc.so_reuseport", int(shared))]
-        server = grpc.aio.server(interceptors=[self._guard], options=options)
+        options = [*_options(config).items(), ("grpc.so_reuseport", int(shared))]
+        server = grpc.aio.server(interceptors=self._interceptors(), options=options)
         self._server = server
         rpc.add_GenerationServiceServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -63,7 +76,7 @@ class Listener:
             reflection.enable_server_reflection(names, server)
         await self.not_serving()
         try:
-            bound: int = server.add_insecure_port(listen.target(config.host, port))
+            bound = self._add_port(server, listen.target(config.host, port))
         except RuntimeError as exc:
             raise listen.cannot_listen(config.host, port, "--port", OSError(exc)) from exc
         await server.start()
@@ -101,6 +114,29 @@ class Listener:
             await self._guard.wait_idle(_LAST_WORDS_S)
             await self._server.stop(grace=0.2)
 
+    def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        """Who shows no good token gets no further than the first."""
+        if self._config.tokens is None:
+            return [self._guard]
+        tokens = Tokens(Path(self._config.tokens))
+        return [Access(tokens, SERVICE, self._observer.answered), self._guard]
+
+    def _add_port(self, server: grpc.aio.Server, address: str) -> int:
+        files = files_of(self._config)
+        if files is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, server_credentials(files))
+
     async def _set_health(self, status: Any) -> None:
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _options(config: ServeConfig) -> dict[str, int]:
+    options = dict(_OPTIONS)
+    if config.max_connection_age_s is not None:
+        # Clients look the name up again, so that new replicas get their share.
+        options["grpc.max_connection_age_ms"] = round(config.max_connection_age_s * 1e3)
+    if config.max_connection_age_grace_s is not None:
+        options["grpc.max_connection_age_grace_ms"] = round(config.max_connection_age_grace_s * 1e3)
+    return options

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from . import caller
 from .errors import PacelineError
 from .job import Job
 from .request import Finish
@@ -64,6 +65,8 @@ class RequestRecord:
 
     def _values(self) -> dict[str, object]:
         values: dict[str, object] = {"rpc": self._rpc, "status": self.status, "peer": self._peer}
+        if (who := caller.current.get()) is not None:
+            values["caller"] = who.name
         if self.job is not None:
             values["id"] = self.job.request.id
             values["prompt_tokens"] = len(self.job.request.prompt_ids)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine, Iterator
 from typing import Protocol
 
-from . import listen
+from . import listen, security
 from .collector import settle
 from .config import ServeConfig
 from .loader import Loader, load_torch
@@ -90,13 +90,15 @@ def banner(app: Server, config: ServeConfig) -> str:
     assert info is not None
     model = info.model
     address = listen.target(config.host, app.port)
+    protection = security.described(config)
+    protected = f" with {protection}" if protection else ""
     status = (
         ""
         if app.metrics_port is None
-        else (f"; status http://{listen.target(config.host, app.metrics_port)}/")
+        else (f"; status http://{listen.target(config.metrics_host, app.metrics_port)}/")
     )
     return (
-        f"Paceline {version()} serves {model.name} on {address} in {config.mode} mode{status}\n"
+        f"Paceline {version()} serves {model.name} on {address} in {config.mode} mode{protected}{status}\n"
         f"{model.architecture}, {model.num_parameters / 1e6:.0f} M parameters, {model.dtype} on "
         f"{model.device}, {info.num_threads} threads, {info.num_pages} pages of "
         f"{config.page_size} tokens\n"

@@ -95,7 +95,7 @@ class Tokenizer:
                 continue_final_message=continue_final_message,
             )
         except Exception as exc:  # templates are the model's own programs and raise what they like
-            raise ChatTemplateError(_one_line(exc)) from exc
+            raise ChatTemplateError(_said_by_template(exc)) from exc
         # Templates write their special tokens themselves.
         return self.encode(text, add_special_tokens=False)
 
@@ -134,25 +134,51 @@ def prepare() -> None:
     from transformers import AutoTokenizer  # noqa: F401
 
 
-def load(source: str | Path, generic: bool = False) -> Tokenizer:
+def load(
+    source: str | Path, trust_remote_code: bool = False, *, generic: bool = False
+) -> Tokenizer:
     """The tokenizer of a folder, a GGUF file or a hub name. SetupError where there is none.
 
     Args:
+        trust_remote_code: run a tokenizer's own Python code; unset, one that has some is refused.
         generic: the folder is known to have a `generic` one. Finding that out takes seconds: transformers
             loads the model's configuration class for it, and most of torch with that.
     """
     import transformers
 
-    kind = getattr(transformers, _GENERIC if generic else "AutoTokenizer")
     path = Path(source)
     try:
-        if path.suffix == ".gguf" and path.is_file():
-            inner = kind.from_pretrained(str(path.parent), gguf_file=path.name)
+        if generic:
+            inner = getattr(transformers, _GENERIC).from_pretrained(str(source))
+        elif path.suffix == ".gguf" and path.is_file():
+            inner = transformers.AutoTokenizer.from_pretrained(
+                str(path.parent), gguf_file=path.name
+            )
         else:
-            inner = kind.from_pretrained(str(source))
+            inner = transformers.AutoTokenizer.from_pretrained(
+                str(source), trust_remote_code=trust_remote_code
+            )
     except (OSError, ValueError) as exc:
-        raise SetupError(f"no tokenizer in {str(source)!r}: {_one_line(exc)}") from exc
+        raise own_code(str(source), exc) or SetupError(
+            f"no tokenizer in {str(source)!r}: {_one_line(exc)}"
+        ) from exc
     return Tokenizer(inner)
+
+
+def own_code(name: str, exc: Exception) -> SetupError | None:
+    """The line for an error of transformers that a model's own Python code was not to be run."""
+    if "trust_remote_code" not in str(exc):
+        return None
+    return SetupError(
+        f"model {name!r} brings Python code of its own: refused; say --trust-remote-code if you trust it"
+    )
+
+
+def _said_by_template(exc: Exception) -> str:
+    """What a template says by its `raise_exception`, which is meant for callers; other errors are not."""
+    if type(exc).__name__ == "TemplateError":  # jinja2's; its subclasses are a template's faults
+        return _one_line(exc)
+    return "the model's chat template cannot render this"
 
 
 def _one_line(exc: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import uuid
@@ -21,6 +22,7 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_REQUEST_ID = 128
 MAX_BATCH_ITEMS = 1024
+MAX_CHAT_MESSAGES = 4096
 # Below it, logits divided by the temperature leave the range of a 32-bit float.
 MIN_TEMPERATURE = 1e-5
 MAX_TEMPERATURE = 100.0
@@ -142,13 +144,16 @@ def _prompt(message: pb.Generation, limits: Limits, checks: Checks) -> tuple[Pro
 
 def _chat(chat: pb.Chat, checks: Checks) -> Conversation:
     checks.require(bool(chat.messages), "messages", "a chat needs at least one message")
-    for position, message in enumerate(chat.messages):
+    checks.at_most(len(chat.messages), MAX_CHAT_MESSAGES, "messages")
+    # Here and below: a message may hold millions, and the event loop waits; those over the bound are not looked at.
+    for position, message in enumerate(chat.messages[:MAX_CHAT_MESSAGES]):
         checks.require(
             _ROLE.fullmatch(message.role) is not None,
             f"messages[{position}].role",
             "must be a name like system, user or assistant",
         )
-    messages = tuple((message.role, message.content) for message in chat.messages)
+    allowed = chat.messages[:MAX_CHAT_MESSAGES]
+    messages = tuple((message.role, message.content) for message in allowed)
     return Conversation(messages, chat.continue_final_message)
 
 
@@ -194,7 +199,7 @@ def _sampling(message: pb.Sampling, limits: Limits, checks: Checks) -> SamplingP
 
 def _logit_bias(message: pb.Sampling, limits: Limits, checks: Checks) -> None:
     checks.at_most(len(message.logit_bias), MAX_LOGIT_BIAS, "logit_bias")
-    for token, bias in message.logit_bias.items():
+    for token, bias in itertools.islice(message.logit_bias.items(), MAX_LOGIT_BIAS):
         field = f"logit_bias[{token}]"
         checks.require(
             token < limits.vocab_size,
@@ -215,7 +220,7 @@ def _stopping(message: pb.Stopping, limits: Limits, checks: Checks) -> StoppingP
         f"must be at most max_tokens ({max_tokens}), not {message.min_tokens}",
     )
     checks.at_most(len(message.stop), MAX_STOPS, "stop")
-    for position, stop in enumerate(message.stop):
+    for position, stop in enumerate(message.stop[:MAX_STOPS]):
         size = len(stop.encode())
         checks.require(
             1 <= size <= MAX_STOP_BYTES,

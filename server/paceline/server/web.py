@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             content = page.content()
         except Exception:
-            logger.exception("page %s failed", self.path)
+            logger.exception("page %r failed", self.path)
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
             return
         self.send_response(HTTPStatus.OK)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
+# The event loop waits while a message is searched: one that is all small fields is not searched to its end.
+_MAX_FIELDS = 10_000
+_MAX_VARINT = 10  # bytes
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -25,20 +29,22 @@ def parse(message_type: Any, data: bytes) -> Any:
     try:
         return message_type.FromString(data)
     except DecodeError:
-        field = _bad_text(data, message_type.DESCRIPTOR, "")
+        field = _bad_text(data, message_type.DESCRIPTOR, "", iter(range(_MAX_FIELDS)))
     if field is not None:
         return Malformed(field, "is not valid UTF-8")
     return Malformed("request", f"the bytes are no {message_type.DESCRIPTOR.name}")
 
 
-def _bad_text(data: bytes, descriptor: Descriptor, path: str) -> str | None:
-    """The path of the first string that is not UTF-8, or None if that is not the trouble."""
+def _bad_text(data: bytes, descriptor: Descriptor, path: str, steps: Iterator[int]) -> str | None:
+    """The path of the first string that is not UTF-8, or None if that is not the trouble, or `steps` ends."""
     seen: Counter[int] = Counter()
     position = 0
     try:
         while position < len(data):
             tag, position = _varint(data, position)
             number, kind = tag >> 3, tag & 7
+            if not number or next(steps, None) is None:
+                return None
             if kind != _LENGTH:
                 position = _skip(data, position, kind)
                 continue
@@ -47,7 +53,7 @@ def _bad_text(data: bytes, descriptor: Descriptor, path: str) -> str | None:
             field = descriptor.fields_by_number.get(number)
             if field is None:
                 continue
-            found = _bad_field(chunk, field, _join(path, field, seen[number]))
+            found = _bad_field(chunk, field, _join(path, field, seen[number]), steps)
             if found is not None:
                 return found
             seen[number] += 1
@@ -56,9 +62,9 @@ def _bad_text(data: bytes, descriptor: Descriptor, path: str) -> str | None:
     return None
 
 
-def _bad_field(chunk: bytes, field: FieldDescriptor, path: str) -> str | None:
+def _bad_field(chunk: bytes, field: FieldDescriptor, path: str, steps: Iterator[int]) -> str | None:
     if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None:
-        return _bad_text(chunk, field.message_type, path)
+        return _bad_text(chunk, field.message_type, path, steps)
     if field.type != FieldDescriptor.TYPE_STRING:
         return None
     try:
@@ -92,11 +98,10 @@ def _skip(data: bytes, position: int, kind: int) -> int:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
+    value = 0
+    for count in range(_MAX_VARINT):
+        byte = data[position + count]
+        value |= (byte & 0x7F) << 7 * count
         if not byte & 0x80:
-            return value, position
-        shift += 7
+            return value, position + count + 1
+    raise ValueError("a number without end")

@@ -122,7 +122,9 @@ class FrontendProcess:
 
     async def _load(self, facts: Facts) -> RemoteEngine:
         config, folder = self._config, Path(self._order.folder)
-        tokens = await in_daemon_thread(lambda: tokenizer.load(folder / TOKENIZER))
+        tokens = await in_daemon_thread(
+            lambda: tokenizer.load(folder / TOKENIZER, config.trust_remote_code)
+        )
         engine = RemoteEngine(self._hub, folder, self._order.serial)
         self._frontend = Frontend(engine, tokens, facts.model, facts.limits(config), self._tally)
         self._listener.answer(self._frontend, facts.info(config))

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import drain, listen
+from .. import drain, listen, security
 from ..config import ServeConfig
 from ..console import Console
 from ..errors import SetupError
@@ -51,7 +51,7 @@ class Supervisor:
     async def bind(self) -> None:
         """Takes the ports. From now on health answers NOT_SERVING. SetupError if a port cannot be had."""
         config = self._config
-        listen.check_exposure(config.host, config.insecure)
+        security.check(config)
         listen.check_free(config.host, config.port, "--port")
         self._reserved = listen.reserve(config.host, config.port, "--port")
         self.port = self._reserved.getsockname()[1]

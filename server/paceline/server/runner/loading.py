@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def load(config: ModelConfig, attention: str | None = None) -> LoadedModel:
     torch.set_num_threads(num_threads)
     if config.dummy_weights is None:
         source = resolve(config)
-        name, model, tokens = _load_real(source, device, dtype, attention)
+        name, model, tokens = _load_real(source, config, device, dtype, attention)
     elif config.model is not None:
         raise SetupError("--model and --dummy-weights exclude each other")
     else:
@@ -81,9 +82,19 @@ _Loaded = tuple[str, PreTrainedModel, tokenizer.Tokenizer]
 
 
 def _load_real(
-    source: Source, device: torch.device, dtype: torch.dtype, attention: str | None
+    source: Source,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str | None,
 ) -> _Loaded:
-    arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    # Unset, transformers would load pickles, and ask on the terminal whether to run a model's code.
+    trust = config.trust_remote_code
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": None if config.allow_pickle else True,
+        "trust_remote_code": trust,
+    }
     if source.gguf is not None:
         arguments |= gguf_arguments(source.gguf)
     if attention is not None:
@@ -91,25 +102,25 @@ def _load_real(
     if device.type != "cpu":
         arguments["device_map"] = {"": device}
     with _one_line_errors(source), quiet(downloads=source.on_hub):
-        _check_before_loading(source)
+        _check_before_loading(source, trust)
         found: Any  # with output_loading_info a pair, which the annotations do not know
         found = AutoModelForCausalLM.from_pretrained(
             source.location, output_loading_info=True, **arguments
         )
         model, report = found
-        tokens = tokenizer.load(source.tokenizer)
+        tokens = tokenizer.load(source.tokenizer, trust)
     if missing := report["missing_keys"]:
         some = ", ".join(sorted(missing)[:3])
         raise SetupError(f"model {source.name!r} lacks {len(missing)} of its weights ({some}, …)")
     return source.name, model, tokens
 
 
-def _check_before_loading(source: Source) -> None:
+def _check_before_loading(source: Source, trust: bool) -> None:
     """Refuse by the configuration alone, before gigabytes are read."""
     if source.gguf is None:
         settings, _ = PreTrainedConfig.get_config_dict(source.location)
         check_family(settings.get("model_type"))
-        config = AutoConfig.from_pretrained(source.location)
+        config = AutoConfig.from_pretrained(source.location, trust_remote_code=trust)
     else:
         config = AutoConfig.from_pretrained(source.location, gguf_file=source.gguf.name)
     check_supported(config)
@@ -134,7 +145,13 @@ def _one_line_errors(source: Source) -> Iterator[None]:
         raise
     except OfflineModeIsEnabled as exc:
         raise SetupError(_not_found(source)) from exc
+    except pickle.UnpicklingError as exc:  # torch unpickles tensors and runs nothing
+        raise SetupError(
+            f"cannot load model {source.name!r}: its pickle holds more than weights, or is damaged"
+        ) from exc
     except _LOADING_ERRORS as exc:
+        if refused := tokenizer.own_code(source.name, exc):
+            raise refused from exc
         if source.on_hub and isinstance(exc, OSError):
             raise SetupError(_not_found(source, exc)) from exc
         raise SetupError(f"cannot load model {source.name!r}: {_first_line(exc)}") from exc

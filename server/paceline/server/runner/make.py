@@ -117,5 +117,7 @@ def _recall(config: ModelConfig, engine: EngineConfig) -> Loaded | None:
         return None
     num_threads = pick_threads(config.num_threads)
     torch.set_num_threads(num_threads)
-    tokens = tokenizer.load(source.tokenizer, found.generic_tokenizer)
+    tokens = tokenizer.load(
+        source.tokenizer, config.trust_remote_code, generic=found.generic_tokenizer
+    )
     return Loaded(OpenVinoRunner(found, num_threads, engine, config), tokens, num_threads)

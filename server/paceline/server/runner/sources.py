@@ -45,7 +45,7 @@ def resolve(config: ModelConfig) -> Source:
     path = Path(config.model).expanduser()
     try:
         if path.is_dir():
-            return _folder(path)
+            return _folder(path, config.allow_pickle)
         if path.is_file():
             return _file(path)
     except PermissionError as exc:
@@ -68,7 +68,7 @@ def _file(path: Path) -> Source:
     return Source(path.stem, str(path.parent), path)
 
 
-def _folder(path: Path) -> Source:
+def _folder(path: Path, allow_pickle: bool) -> Source:
     names = [entry.name for entry in path.iterdir()]
     if "config.json" not in names:
         ggufs = [name for name in names if name.endswith(".gguf")]
@@ -76,10 +76,11 @@ def _folder(path: Path) -> Source:
         raise SetupError(f"model folder {str(path)!r} has no config.json{hint}")
     if not any(path.glob("*.safetensors")):
         pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
-        if pickles:
+        if pickles and not allow_pickle:
             raise SetupError(
                 f"model folder {str(path)!r} has its weights as pickle only ({pickles[0]}), which may run "
-                "code when it is loaded: refused; convert them to safetensors"
+                "code when it is loaded: refused; convert them to safetensors, or say --allow-pickle if you trust them"
             )
-        raise SetupError(f"model folder {str(path)!r} has no weights (*.safetensors)")
+        if not pickles:
+            raise SetupError(f"model folder {str(path)!r} has no weights (*.safetensors)")
     return Source(path.resolve().name, str(path))
