@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from .completion import Completion, Delta
 from .engine_port import EnginePort
 from .errors import EngineFailure, InvalidRequest, Violation
+from .guidance import Guides
 from .job import Conversation, Draft, Job, Limits
 from .request import Finish, FinishReason, ModelInfo, Output
 from .stops import StopSet
@@ -45,6 +46,7 @@ class Frontend:
         limits: Limits,
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
+        guides: Guides | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -52,10 +54,14 @@ class Frontend:
         self.limits = limits
         self.clock = clock
         self._observer = observer
+        self._guides = guides
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="paceline-encode")
 
     async def prepare(self, draft: Draft, *, arrival: float, deadline: float | None) -> Job:
-        """Encodes the prompt, long ones off the loop. InvalidRequest if it is empty or does not fit."""
+        """Encodes the prompt, long ones off the loop, and tries out the constraint.
+
+        InvalidRequest if the prompt is empty or does not fit, or the constraint is wrong.
+        """
         prompt = draft.prompt
         if isinstance(prompt, tuple):
             ids = list(prompt)
@@ -63,7 +69,11 @@ class Frontend:
             ids = await self.encode(prompt)
         else:
             ids = await self.encode_chat(prompt, draft.prompt_field)
-        return draft.job(ids, self.limits, arrival=arrival, deadline=deadline)
+        job = draft.job(ids, self.limits, arrival=arrival, deadline=deadline)
+        if self._guides is not None and draft.constraint is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._pool, self._guides.check, draft.constraint)
+        return job
 
     async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return await self.offload(

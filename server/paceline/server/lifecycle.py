@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count
+from typing import TYPE_CHECKING
 
 from .counters import Counters, StepHistory
 from .errors import PacelineError
@@ -15,6 +16,9 @@ from .running import Running
 from .sequence import Sequence
 from .step import Row, Step
 from .waiting import WaitingLine
+
+if TYPE_CHECKING:
+    from .guidance import Guide
 
 # Of the process: a runner may outlive a scheduler, and must not take one's guest for another's.
 _STAYS = count()
@@ -78,11 +82,12 @@ class Lifecycle:
         """The completions of a request that have not ended."""
         return list(self._by_id.get(request_id, ()))
 
-    def add(self, request: Request) -> None:
-        """Puts a request's completions at their place in the queue."""
+    def add(self, request: Request, guide: Guide | None = None) -> None:
+        """Puts a request's completions at their place in the queue; each follows a copy of `guide`."""
         longest = len(request.prompt_ids) + request.stopping.max_tokens
         for index in range(request.n):
-            sequence = Sequence(request, index, next(self._order))
+            own = guide.copy() if guide is not None else None
+            sequence = Sequence(request, index, next(self._order), guide=own)
             sequence.limit = min(longest, self._max_context)
             self.soonest = min(self.soonest, sequence.expires)
             self._by_id.setdefault(request.id, []).append(sequence)

@@ -115,7 +115,8 @@ class EngineProcess:
     def _start(self) -> tuple[Loaded, Engine]:
         loaded = self._loader(self._config)
         loaded.tokenizer.save(self._folder / TOKENIZER)
-        engine = Engine(loaded.runner, self._config, self._exchange.deliver)
+        guides = loaded.guides()
+        engine = Engine(loaded.runner, self._config, self._exchange.deliver, guides=guides)
         engine.start()
         settle()
         return loaded, engine

@@ -15,6 +15,7 @@ from ..config import ServeConfig
 from ..errors import SetupError, Unavailable
 from ..facts import Facts
 from ..frontend import Frontend
+from ..guidance import Guides
 from ..listener import Listener
 from ..stream import Hub
 from ..tally import Tally
@@ -105,8 +106,14 @@ class FrontendProcess:
         config, folder = self._config, Path(self._order.folder)
         tokens = await in_daemon_thread(lambda: tokenizer.load(folder / TOKENIZER))
         self._engine = RemoteEngine(self._hub, folder, self._order.serial)
+        model = facts.model
         self._frontend = Frontend(
-            self._engine, tokens, facts.model, facts.limits(config), self._tally
+            self._engine,
+            tokens,
+            model,
+            facts.limits(config),
+            self._tally,
+            guides=Guides.of(tokens, model.vocab_size, model.eos_token_ids),
         )
         await self._listener.open(self._frontend, facts.info(config))
         self._tell(Serving())
