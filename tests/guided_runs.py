@@ -10,11 +10,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedModel
 
-from paceline.server.config import EngineConfig
+from paceline.server.config import EngineConfig, ModelConfig
 from paceline.server.engine import Engine, Runner
 from paceline.server.guidance import Guides
 from paceline.server.request import (
@@ -28,6 +29,8 @@ from paceline.server.request import (
 from paceline.server.runner import attention
 from paceline.server.runner.dummy import byte_tokenizer
 from paceline.server.runner.loading import LoadedModel
+from paceline.server.runner.make import make_runner
+from paceline.server.runner.torch_runner import TorchRunner
 from paceline.server.tokenizer import Tokenizer
 from tiny_models import EOS, VOCAB_SIZE, model_info, tiny_config, tiny_model
 
@@ -81,6 +84,27 @@ def request(
     return Request(
         name, tuple(prompt), sampling, stopping, time.monotonic(), constraint=constraint, **more
     )
+
+
+def make(kind: str, **settings: Any) -> Runner:
+    """A runner of the tiny model: "torch", "openvino", or "paged", the GPU's under Triton's interpreter."""
+    bounds = {"max_batch_size": 4, "max_step_tokens": 24, "page_size": 4}
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+        settings["page_size"] = 32
+        engine = EngineConfig.model_validate(bounds | settings)
+        made = make_runner(loaded(), engine, ModelConfig(kv_cache_mib=4, runtime="openvino"))
+        assert type(made).__name__ == "OpenVinoRunner"
+        return made
+    engine = EngineConfig.model_validate(bounds | settings)
+    if kind == "torch":
+        return TorchRunner(loaded(), engine, ModelConfig(kv_cache_mib=1))
+    pytest.importorskip("triton")
+    from paceline.server.runner.paged_runner import PagedRunner
+    from triton_interpreter import DEVICE
+
+    ready = loaded(device=str(DEVICE))
+    return PagedRunner(ready, engine, ModelConfig(kv_cache_mib=1, compile="off"))
 
 
 class Answers:

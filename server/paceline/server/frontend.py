@@ -56,6 +56,8 @@ class Frontend:
         self._observer = observer
         self._guides = guides
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="paceline-encode")
+        # One at a time, beside the texts: a constraint made to be hard can take seconds to refuse.
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="paceline-constraint")
 
     async def prepare(self, draft: Draft, *, arrival: float, deadline: float | None) -> Job:
         """Encodes the prompt, long ones off the loop, and tries out the constraint.
@@ -72,7 +74,7 @@ class Frontend:
         job = draft.job(ids, self.limits, arrival=arrival, deadline=deadline)
         if self._guides is not None and draft.constraint is not None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._pool, self._guides.check, draft.constraint)
+            await loop.run_in_executor(self._compiler, self._guides.check, draft.constraint)
         return job
 
     async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -102,7 +104,8 @@ class Frontend:
         return Generation(self, job, await self.engine.start(job.request), self._observer)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._compiler):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Generation:

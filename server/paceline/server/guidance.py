@@ -6,6 +6,7 @@ A guide lives beside its sequence on the host, so whoever loses its pages and is
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
@@ -21,6 +22,9 @@ from .tokenizer import Tokenizer
 
 _KEPT = 64  # compiled constraints: most callers send the same few
 _MAX_REASON = 200
+# Each mask under a repeat takes time in proportion to its count, which none of the limits below sees.
+_MAX_REPEATS = 2000
+_REPEATS = re.compile(r"\{\d*,?(\d+),?\}")
 # About a tenth of what the library allows: no mask may keep a step waiting for long. Past them a constraint is refused,
 # or where that shows only later, its completion ends.
 _LIMITS = LLParserLimits(
@@ -137,15 +141,25 @@ class Guides:
 
 
 def _grammar(constraint: Constraint) -> str:
-    """ValueError where a schema is no JSON, or none that the library knows."""
+    """ValueError where a schema is no JSON, or none that the library knows, or a repeat is too large."""
     texts = constraint.texts
+    if constraint.kind != "choice":
+        for repeat in _REPEATS.finditer(texts[0]):
+            if len(repeat[1]) > 9 or int(repeat[1]) > _MAX_REPEATS:
+                raise ValueError(
+                    f"at most {_MAX_REPEATS} repeats are allowed, not {repeat[0][:40]}"
+                )
     match constraint.kind:
         case "choice":
             return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, texts)))
         case "regex":
             return LLMatcher.grammar_from_regex(texts[0])
         case "json_schema":
-            return LLMatcher.grammar_from_json_schema(texts[0], defaults=_JSON)
+            schema = texts[0].strip()
+            if schema == "false":  # it cannot take the defaults
+                raise ValueError("no JSON is an instance of false")
+            schema = "{}" if schema == "true" else schema
+            return LLMatcher.grammar_from_json_schema(schema, defaults=_JSON)
 
 
 def _refusal(constraint: Constraint, text: str) -> InvalidRequest:

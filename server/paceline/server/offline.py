@@ -21,7 +21,8 @@ BiasedToken = Annotated[int, Field(ge=0, lt=2**31, strict=False)]  # JSON's keys
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
-Constrained = Annotated[str, Field(min_length=1, max_length=32_768)]
+Pattern = Annotated[str, Field(min_length=1, max_length=4096)]
+Schema = Annotated[str, Field(min_length=1, max_length=32_768)]
 # Below it, logits divided by the temperature leave the range of a 32-bit float.
 MIN_TEMPERATURE = 1e-5
 _INPUTS = ("prompt", "prompt_ids", "messages")
@@ -60,9 +61,9 @@ class Line(BaseModel):
     frequency_penalty: Penalty = 0.0
     logit_bias: dict[BiasedToken, Bias] = Field({}, max_length=1024)
     seed: int | None = Field(None, ge=0, lt=2**64)
-    choice: list[Constrained] | None = Field(None, min_length=1, max_length=1000)
-    regex: Constrained | None = None
-    json_schema: Constrained | dict[str, Any] | None = None
+    choice: list[Pattern] | None = Field(None, min_length=1, max_length=1000)
+    regex: Pattern | None = None
+    json_schema: Schema | dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _check_together(self) -> Line:

@@ -21,6 +21,8 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_CHOICES = 1000
 MAX_CONSTRAINT_BYTES = 32_768
+# A mask inside a long literal or regular expression takes time in proportion to its length.
+MAX_PATTERN_BYTES = 4096
 MAX_REQUEST_ID = 128
 MAX_BATCH_ITEMS = 1024
 # Below it, logits divided by the temperature leave the range of a 32-bit float.
@@ -218,12 +220,7 @@ def _stopping(message: pb.Stopping, limits: Limits, checks: Checks) -> StoppingP
     )
     checks.at_most(len(message.stop), MAX_STOPS, "stop")
     for position, stop in enumerate(message.stop):
-        size = len(stop.encode())
-        checks.require(
-            1 <= size <= MAX_STOP_BYTES,
-            f"stop[{position}]",
-            f"must have 1 to {MAX_STOP_BYTES} bytes, not {size}",
-        )
+        _size(stop, MAX_STOP_BYTES, f"stop[{position}]", checks)
     checks.at_most(len(message.stop_token_ids), MAX_STOP_TOKENS, "stop_token_ids")
     checks.token_ids(message.stop_token_ids, limits.vocab_size, "stop_token_ids")
     return StoppingParams(
@@ -269,15 +266,20 @@ def _constraint(message: pb.Generation, checks: Checks) -> Constraint | None:
             count = f"1 to {MAX_CHOICES} are allowed, not {len(texts)}"
             under.require(1 <= len(texts) <= MAX_CHOICES, field, count)
             for position, text in enumerate(texts):
-                under.require(bool(text), f"{field}[{position}]", "is empty")
+                _size(text, MAX_PATTERN_BYTES, f"{field}[{position}]", under)
+            total = sum(len(text.encode()) for text in texts)
+            too_long = f"at most {MAX_CONSTRAINT_BYTES} bytes are allowed, not {total}"
+            under.require(total <= MAX_CONSTRAINT_BYTES, field, too_long)
         case _:
             texts = (getattr(message.constraint, kind),)
-            field = kind
-            under.require(bool(texts[0]), kind, "is empty")
-    size = sum(len(text.encode()) for text in texts)
-    too_long = f"at most {MAX_CONSTRAINT_BYTES} bytes are allowed, not {size}"
-    under.require(size <= MAX_CONSTRAINT_BYTES, field, too_long)
+            most = MAX_PATTERN_BYTES if kind == "regex" else MAX_CONSTRAINT_BYTES
+            _size(texts[0], most, kind, under)
     return Constraint(kind, texts)
+
+
+def _size(text: str, most: int, field: str, checks: Checks) -> None:
+    size = len(text.encode())
+    checks.require(1 <= size <= most, field, f"must have 1 to {most} bytes, not {size}")
 
 
 def _features(message: pb.Generation, limits: Limits) -> None:

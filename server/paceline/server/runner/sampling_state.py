@@ -70,7 +70,7 @@ class SamplingState:
         self._ids = self._integers(rows, capacity)
         self._words = -(-vocab_size // 32)
         # Which mask each row has, below zero for none, and then the masks: one copy brings both.
-        self._guidance = self._integers(rows * (1 + self._words))
+        self._guidance = self._integers(rows * (1 + self._words)).fill_(-1)
         self._adjusted: Tensor | None = None
         self._history: _History | None = None
 
