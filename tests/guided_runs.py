@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from paceline.server.config import EngineConfig, ModelConfig
 from paceline.server.engine import Engine, Runner
 from paceline.server.guidance import Guides
+from paceline.server.offline_run import KeptRunner
 from paceline.server.request import (
     Constraint,
     Load,
@@ -34,7 +34,7 @@ from paceline.server.runner.torch_runner import TorchRunner
 from paceline.server.tokenizer import Tokenizer
 from tiny_models import EOS, VOCAB_SIZE, model_info, tiny_config, tiny_model
 
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 GREEDY = SamplingParams(temperature=0.0)
 CHOICE = Constraint("choice", ("red", "green", "blue é\n"))
 REGEX = Constraint("regex", ("[a-f]{3}-[0-9]{2,9}",))
@@ -104,7 +104,10 @@ def make(kind: str, **settings: Any) -> Runner:
     from triton_interpreter import DEVICE
 
     ready = loaded(device=str(DEVICE))
-    return PagedRunner(ready, engine, ModelConfig(kv_cache_mib=1, compile="off"))
+    paged = PagedRunner(ready, engine, ModelConfig(kv_cache_mib=1, compile="off"))
+    # The interpreter takes a minute for all shapes; they come up as they are needed.
+    paged.warm_up = lambda: None  # type: ignore[method-assign]
+    return paged
 
 
 class Answers:
@@ -136,16 +139,16 @@ def run(
     if num_pages is not None:
         assert runner.num_pages >= num_pages
         runner.num_pages = num_pages
-    config = EngineConfig.model_validate({"max_wait_ms": 0, "page_size": 4} | settings)
-    engine = Engine(runner, config, outputs.extend, guides=guides())
+    bounds = {"max_wait_ms": 0, "page_size": 4, "max_batch_size": 4, "max_step_tokens": 24}
+    config = EngineConfig.model_validate(bounds | settings)
+    engine = Engine(KeptRunner(runner), config, outputs.extend, guides=guides())
     engine.start()
     for each in requests:
-        engine.submit(dataclasses.replace(each))
-    assert engine.wait_idle(PATIENCE_S)
+        engine.submit(each)
+    idle = engine.wait_idle(PATIENCE_S)
     load = engine.load()
-    close, runner.close = runner.close, lambda: None  # type: ignore[method-assign]
     engine.stop()
-    runner.close = close  # type: ignore[method-assign]
+    assert idle
     return Answers(outputs, load)
 
 

@@ -11,7 +11,7 @@ from paceline.server.config import Mode
 from tiny_models import greedy_reference, tiny_model
 
 PROMPTS = [[(7 * i + 3 * j * j) % 256 for j in range(n)] for i, n in enumerate((1, 33, 9, 50))]
-KINDS = ("torch", "openvino", "paged")
+KINDS = ("torch", "openvino")
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,21 @@ def test_they_are_transformers_own(kind: str) -> None:
     assert asked is not None and asked.usage.cached_tokens == 0
 
 
+def test_the_gpus_runner_scores_too() -> None:
+    """Beside a row that decodes, with steps launched ahead; nobody's tokens change."""
+    requests = [
+        request("plain", PROMPTS[0], max_tokens=3),
+        request("asks", PROMPTS[2], max_tokens=1, prompt_logprobs=2),
+    ]
+
+    answers = run(make("paged", max_step_tokens=16), requests, max_step_tokens=16)
+
+    _, model = tiny_model("llama")
+    check(answers, "asks", PROMPTS[2], 2)
+    assert answers.tokens("plain") == greedy_reference(model, PROMPTS[0], 3, ignore_eos=False)
+    assert answers.tokens("asks") == greedy_reference(model, PROMPTS[2], 1, ignore_eos=False)
+
+
 @pytest.mark.parametrize("mode", list(Mode))
 def test_batching_and_preemption_change_nothing(mode: Mode) -> None:
     """A prompt that lost its pages half way is scored from its beginning again."""
@@ -72,7 +87,7 @@ def test_batching_and_preemption_change_nothing(mode: Mode) -> None:
         for i, prompt in enumerate(PROMPTS * 2)
     ]
 
-    answers = run(make("torch"), requests, 24, mode=mode, max_batch_size=4, max_step_tokens=24)
+    answers = run(make("torch"), requests, 24, mode=mode)
 
     for i, prompt in enumerate(PROMPTS * 2):
         check(answers, str(i), prompt, 1)
@@ -85,7 +100,7 @@ def test_deterministic_mode() -> None:
     settings = {"deterministic": True, "prefill_chunk": 16}
     requests = [request(str(i), p, prompt_logprobs=1) for i, p in enumerate(PROMPTS)]
 
-    answers = run(make("torch", **settings), requests, max_batch_size=4, **settings)
+    answers = run(make("torch", **settings), requests, **settings)
 
     for i, prompt in enumerate(PROMPTS):
         check(answers, str(i), prompt, 1)

@@ -24,7 +24,7 @@ _KEPT = 64  # compiled constraints: most callers send the same few
 _MAX_REASON = 200
 # Each mask under a repeat takes time in proportion to its count, which none of the limits below sees.
 _MAX_REPEATS = 2000
-_REPEATS = re.compile(r"\{\d*,?(\d+),?\}")
+_REPEATS = re.compile(r"\{(?:\d*,)?(\d+),?\}")
 # About a tenth of what the library allows: no mask may keep a step waiting for long. Past them a constraint is refused,
 # or where that shows only later, its completion ends.
 _LIMITS = LLParserLimits(

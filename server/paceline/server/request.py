@@ -86,11 +86,13 @@ class Request:
     arrival: float
     n: int = 1
     logprobs: int | None = None  # alternatives per token; None: no log-probabilities at all
-    prompt_logprobs: int | None = None  # the same for the prompt's tokens, with completion 0 alone
     priority: int = 0  # smaller first
     deadline: float | None = None  # past it the request fails with DEADLINE_EXCEEDED
     time_limit: float | None = None  # past it the completion ends with TIME_LIMIT
     constraint: Constraint | None = None
+    prompt_logprobs: int | None = (
+        None  # as `logprobs`, for the prompt's tokens; with completion 0 alone
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,10 @@ def _repeated(values, seen, penalty):
 
 
 @triton.jit
-def _masked(values, masks, mask_at, row, ids, inside, words):
+def _masked(values, masks, mask_at, row, ids, inside, mask_words):
     """What the row's mask leaves; rows without one are not changed."""
     place = tl.load(mask_at + row)
-    mine = masks + tl.maximum(place, 0).to(tl.int64) * words
+    mine = masks + tl.maximum(place, 0).to(tl.int64) * mask_words
     bits = tl.load(mine + ids // 32, mask=inside, other=0)
     allowed = ((bits >> (ids % 32).to(tl.int32)) & 1) != 0
     return tl.where(allowed | (place < 0), values, float("-inf"))
@@ -56,7 +56,7 @@ def adjust_chunks(
     masks,
     mask_at,
     vocab,
-    words,
+    mask_words,
     CHUNK: tl.constexpr,
     COUNTING: tl.constexpr,
     MASKING: tl.constexpr,
@@ -70,7 +70,7 @@ def adjust_chunks(
         source = logits + row.to(tl.int64) * stride
         values = tl.load(source + ids, mask=inside, other=0).to(tl.float32)
         if MASKING:
-            values = _masked(values, masks, mask_at, row, ids, inside, words)
+            values = _masked(values, masks, mask_at, row, ids, inside, mask_words)
         if COUNTING:
             if (word(table, slot, _FLAGS) & _PENALTIES) != 0:
                 places = slot.to(tl.int64) * vocab + ids
@@ -99,7 +99,7 @@ def adjust_rows(
     masks,
     mask_at,
     vocab,
-    words,
+    mask_words,
     BLOCK: tl.constexpr,
     COUNTING: tl.constexpr,
     MASKING: tl.constexpr,
@@ -120,7 +120,7 @@ def adjust_rows(
             source = logits + row.to(tl.int64) * stride
             values = tl.load(source + ids, mask=inside, other=0).to(tl.float32)
             if MASKING:
-                values = _masked(values, masks, mask_at, row, ids, inside, words)
+                values = _masked(values, masks, mask_at, row, ids, inside, mask_words)
             if COUNTING:
                 if (word(table, slot, _FLAGS) & _PENALTIES) != 0:
                     history = slot.to(tl.int64) * vocab + ids
