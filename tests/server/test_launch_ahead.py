@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -137,11 +138,13 @@ def test_a_constrained_row_sits_launches_out_and_others_do_not(
 ) -> None:
     """A constrained row waits for its newest token; its neighbour is in every step, with the same tokens."""
     steps: list[list[str]] = []
-    runner = MockRunner(
-        vocab_size=100,
-        ahead=True,
-        on_step=lambda step: steps.append([row.sequence.request_id for row in step.rows]),
-    )
+    both = threading.Event()
+
+    def on_step(step: Step) -> None:
+        assert both.wait(PATIENCE_S)
+        steps.append([row.sequence.request_id for row in step.rows])
+
+    runner = MockRunner(vocab_size=100, ahead=True, on_step=on_step)
     outputs: list[Output] = []
     config = EngineConfig(page_size=4, launch_ahead=wanted)
     engine = Engine(runner, config, outputs.extend, guides=Guides(tokenizer, 100, [2]))
@@ -153,6 +156,7 @@ def test_a_constrained_row_sits_launches_out_and_others_do_not(
     engine.start()
     engine.submit(free)
     engine.submit(guided)
+    both.set()
     assert engine.wait_idle(PATIENCE_S)
     engine.stop()
 

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 from .errors import InvalidRequest, Violation
 from .request import Constraint
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions  # a name of its types alone
 
 _KEPT = 64  # compiled constraints: most callers send the same few
 _MAX_REASON = 200
@@ -35,7 +39,11 @@ _LIMITS = LLParserLimits(
     verbose_errors=False,  # they hold what was generated
 )
 # One way to write a value: with free whitespace a model may go on writing blanks for ever.
-_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_JSON: JsonCompileOptions = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 
 
 class Guide:

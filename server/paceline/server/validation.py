@@ -254,7 +254,8 @@ def _constraint(message: pb.Generation, checks: Checks) -> Constraint | None:
     """Its sizes alone are checked: whether it can be followed, `guidance` knows."""
     if not message.HasField("constraint"):
         return None
-    under, texts = checks.under("constraint"), ()
+    under = checks.under("constraint")
+    texts: tuple[str, ...]
     kind = message.constraint.WhichOneof("kind")
     match kind:
         case None:
