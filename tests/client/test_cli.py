@@ -107,6 +107,38 @@ class TestGenerate:
             stopping=pb.Stopping(max_tokens=5, stop=["A", "B"], ignore_eos=True),
         )
 
+    @pytest.mark.parametrize(
+        ("flags", "constraint"),
+        [
+            (["--regex", "a+"], pb.Constraint(regex="a+")),
+            (
+                ["--choice", "a", "--choice", "b"],
+                pb.Constraint(choice=pb.Choice(options=["a", "b"])),
+            ),
+            (["--json-schema", "SCHEMA"], pb.Constraint(json_schema='{"type": "null"}')),
+        ],
+    )
+    def test_constraints_and_scores(
+        self, server: ScriptedServer, tmp_path: Path, flags: list[str], constraint: pb.Constraint
+    ) -> None:
+        """The flags of guided decoding; a schema is read from its file. Scores of the prompt are in the JSON."""
+        (tmp_path / "schema.json").write_text('{"type": "null"}')
+        flags = [flag.replace("SCHEMA", str(tmp_path / "schema.json")) for flag in flags]
+        scored = pb.TokenLogprobs(chosen=pb.TokenLogprob(token_id=3, token="x", logprob=-0.5))
+        whole = answer("there")
+        whole.result.prompt_logprobs.extend([pb.TokenLogprobs(), scored])
+        server.handlers["Generate"] = lambda request, context: whole
+
+        more = ["--prompt-logprobs", "0", "--json", "--target", server.target]
+        done = run("generate", "Say", *flags, *more)
+
+        assert server.calls[0].request.generation == pb.Generation(
+            text="Say", constraint=constraint, response=pb.ResponseOptions(prompt_logprobs=0)
+        )
+        first, second = json.loads(done.stdout)["prompt_logprobs"]
+        assert first is None
+        assert second["chosen"] == {"token_id": 3, "token": "x", "logprob": -0.5}
+
     def test_target_and_token_from_the_environment(self, server: ScriptedServer) -> None:
         """PACELINE_TARGET and PACELINE_TOKEN stand in for the flags."""
         server.handlers["Generate"] = lambda request, context: answer("there")
@@ -267,6 +299,8 @@ class TestGenerate:
             ["x", "--fly"],
             ["x", "--stream", "--n", "2"],
             ["x", "--ca", "/no/such/file.pem"],
+            ["x", "--json-schema", "/no/such/file.json"],
+            ["x", "--regex", "a", "--choice", "b"],
         ],
     )
     def test_bad_usage_is_one_line_and_exit_code_2(self, arguments: list[str]) -> None:

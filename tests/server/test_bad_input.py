@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from typing import Any
 
@@ -236,20 +237,40 @@ async def test_too_many_items(served: Served) -> None:
     assert fields(await failure(served.stub.GenerateBatch(request))) == ["generations"]
 
 
-@pytest.mark.parametrize(
-    ("message", "text"),
-    [
-        (generation(constraint=pb.Constraint(regex="a")), "guided decoding"),
-        (generation(response=R(prompt_logprobs=1)), "prompt_logprobs"),
-    ],
-)
-async def test_features_that_are_not_there(
-    served: Served, message: pb.Generation, text: str
-) -> None:
-    """What this server cannot do is FAILED_PRECONDITION, said in words."""
-    error = await failure(served.stub.Generate(pb.GenerateRequest(generation=message)))
+async def test_features_that_are_not_there(tokenizer: Tokenizer) -> None:
+    """What this server cannot do is FAILED_PRECONDITION, said in words: no model without an end is guided."""
+    runner = MockRunner(vocab_size=tokenizer.vocab_size)
+    runner.info = dataclasses.replace(runner.info, eos_token_ids=())
+    message = generation(constraint=pb.Constraint(regex="a"))
+    async with serving(tokenizer, runner) as served:
+        error = await failure(served.stub.Generate(pb.GenerateRequest(generation=message)))
+        info = await served.stub.GetServerInfo(pb.GetServerInfoRequest())
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert text in (error.details() or "")
+    assert "guided decoding" in (error.details() or "")
+    assert "guided_decoding" not in info.features
+
+
+BAD_CONSTRAINTS = [
+    (pb.Constraint(), "kind"),
+    (pb.Constraint(regex=""), "regex"),
+    (pb.Constraint(regex="a(b"), "regex"),
+    (pb.Constraint(regex="a" * 4097), "regex"),
+    (pb.Constraint(json_schema="{"), "json_schema"),
+    (pb.Constraint(json_schema=" " * 32_769), "json_schema"),
+    (pb.Constraint(choice=pb.Choice()), "choice.options"),
+    (pb.Constraint(choice=pb.Choice(options=["a"] * 1001)), "choice.options"),
+    (pb.Constraint(choice=pb.Choice(options=["a" * 4000] * 9)), "choice.options"),
+    (pb.Constraint(choice=pb.Choice(options=["a", ""])), "choice.options[1]"),
+]
+
+
+async def test_constraints_are_checked(served: Served) -> None:
+    """What is wrong with a constraint is found before anything is computed, and its path is named."""
+    for constraint, field in BAD_CONSTRAINTS:
+        message = generation(constraint=constraint)
+        error = await failure(served.stub.Generate(pb.GenerateRequest(generation=message)))
+        assert fields(error) == [f"generation.constraint.{field}"]
+    assert (await served.load()).steps == 0
 
 
 async def test_chat_needs_a_template(word_tokenizer: Tokenizer) -> None:

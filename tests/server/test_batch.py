@@ -265,3 +265,20 @@ def test_one_settings_file_serves_all_commands(tmp_path: Path, files: Files) -> 
     assert read_command(BATCH, argv).mode == "static"
     toml.write_text("prot = 1234\n")
     assert main(argv) == 2
+
+
+def test_constraints_hold_and_wrong_ones_fail_alone(files: Files) -> None:
+    """A line's completion is one of its choices; a wrong constraint is that line's error."""
+    files.write(
+        {"prompt": "x", "choice": ["yes", "no"]},
+        {"prompt": "x", "regex": "(a"},
+        {"prompt": "x", "max_tokens": 2},
+    )
+    runner = MockRunner(vocab_size=VOCAB_SIZE)
+
+    assert files.run(runner=runner) == 1
+
+    first, wrong, last = files.results
+    assert first["text"] in ("yes", "no") and first["finish_reason"] == "eos"
+    assert "constraint.regex: unclosed group" in wrong["error"]
+    assert last["completion_tokens"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -9,9 +10,18 @@ import pytest
 
 from paceline.server.config import EngineConfig, Mode
 from paceline.server.engine import Engine
+from paceline.server.guidance import Guides
 from paceline.server.mock import MockRunner
-from paceline.server.request import FinishReason, Output, Request, SamplingParams, StoppingParams
+from paceline.server.request import (
+    Constraint,
+    FinishReason,
+    Output,
+    Request,
+    SamplingParams,
+    StoppingParams,
+)
 from paceline.server.step import Sampled, Step
+from paceline.server.tokenizer import Tokenizer
 from paper_model import expected_tokens
 from scheduler_bench import Bench, request
 
@@ -120,3 +130,47 @@ def test_company_is_counted_over_the_steps_of_a_request() -> None:
         assert (timings["short"].batch_rows_mean, timings["short"].batch_rows_max) == (2.0, 2)
         assert timings["long"].batch_rows_mean == pytest.approx((4 * 1 + 2 * 2) / 6)
         assert timings["long"].batch_rows_max == 2
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_constrained_row_sits_launches_out_and_others_do_not(
+    tokenizer: Tokenizer, wanted: bool
+) -> None:
+    """A constrained row waits for its newest token; its neighbour is in every step, with the same tokens."""
+    steps: list[list[str]] = []
+    both = threading.Event()
+
+    def on_step(step: Step) -> None:
+        assert both.wait(PATIENCE_S)
+        steps.append([row.sequence.request_id for row in step.rows])
+
+    runner = MockRunner(vocab_size=100, ahead=True, on_step=on_step)
+    outputs: list[Output] = []
+    config = EngineConfig(page_size=4, launch_ahead=wanted)
+    engine = Engine(runner, config, outputs.extend, guides=Guides(tokenizer, 100, [2]))
+    digits = Constraint("regex", ("[0-9]{4}",))
+    now = time.monotonic()
+    free = Request("free", (3, 4), SamplingParams(), StoppingParams(9), now)
+    stopping = StoppingParams(9, eos_token_ids=frozenset({2}))
+    guided = Request("guided", (5,), SamplingParams(), stopping, now, constraint=digits)
+    engine.start()
+    engine.submit(free)
+    engine.submit(guided)
+    both.set()
+    assert engine.wait_idle(PATIENCE_S)
+    engine.stop()
+
+    made = {
+        name: [
+            token for output in outputs if output.request_id == name for token in output.token_ids
+        ]
+        for name in ("free", "guided")
+    }
+    assert tuple(made["free"]) == expected_tokens((3, 4), 9)
+    assert tokenizer.decode(made["guided"][:-1]).isdigit()
+    assert len(made["guided"]) == 5 and made["guided"][-1] == 2
+    running = [names for names in steps if "free" in names]
+    assert len(running) == 9
+    first = next(i for i, names in enumerate(steps) if "guided" in names)
+    turns = ["guided" in names for names in steps[first : first + 5]]
+    assert turns == ([True, False, True, False, True] if wanted else [True] * 5)

@@ -31,6 +31,7 @@ from paceline.server.processes.messages import (
     encode,
 )
 from paceline.server.request import (
+    Constraint,
     Finish,
     FinishReason,
     Request,
@@ -76,7 +77,8 @@ def test_a_request_arrives_whole() -> None:
         0.5, 3, 0.9, 0.1, 1.1, 0.2, 0.3, ((5, -100.0), (6, 1.5)), seed=2**64 - 1
     )
     stopping = StoppingParams(9, 2, frozenset({1, 2}), frozenset({7}))
-    request = Request("é", (1, 2, 3), sampling, stopping, 12.25, 4, 5, -3, 99.5, 88.5)
+    choice = Constraint("choice", ("é", "b"))
+    request = Request("é", (1, 2, 3), sampling, stopping, 12.25, 4, 5, -3, 99.5, 88.5, choice, 6)
     sent = Submit(17, request, bytes(range(16)), again=True)
     assert decode_to_engine(encode(sent)) == sent
 
@@ -86,11 +88,12 @@ def test_a_steps_outputs_arrive_whole() -> None:
     usage, timings = Usage(1, 2, 3), Timings(0.5, preemptions=2)
     finish = Finish(FinishReason.ERROR, usage, timings, 5, EngineFailure("ab"))
     logprobs = (TokenLogprobs(-0.5, ((3, -0.5), (4, -1.5))),)
-    sent = Outputs([1, 2], [30, 40], [Other(3, (5,), logprobs, finish)])
+    sent = Outputs([1, 2], [30, 40], [Other(3, (5,), logprobs, finish, (None, *logprobs))])
     got = decode_outputs(encode(sent))
     assert (got.slots, got.tokens, got.last) == ([1, 2], [30, 40], False)
     (other,) = got.others
     assert (other.slot, other.token_ids, other.logprobs) == (3, (5,), logprobs)
+    assert other.prompt_logprobs == (None, *logprobs)
     assert other.finish is not None and isinstance(other.finish.error, EngineFailure)
     assert other.finish.error.error_id == "ab"
     assert (other.finish.usage, other.finish.timings) == (usage, timings)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from paceline.server.offline import Line, entries
+from paceline.server.request import Constraint
 
 
 def one(value: Any) -> Line | str:
@@ -24,6 +25,30 @@ def test_a_bare_prompt_takes_the_service_defaults() -> None:
     assert line.sampling(seed=5).seed == 5
     assert not line.sampling(seed=5).filters
     assert line.stopping([2, 3]).eos_token_ids == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"choice": ["a", "b"]}, Constraint("choice", ("a", "b"))),
+        ({"regex": "a+"}, Constraint("regex", ("a+",))),
+        ({"json_schema": {"type": "null"}}, Constraint("json_schema", ('{"type": "null"}',))),
+        ({"json_schema": "true"}, Constraint("json_schema", ("true",))),
+        ({}, None),
+    ],
+)
+def test_constraints(fields: dict[str, Any], expected: Constraint | None) -> None:
+    """A line may say what its completion must be."""
+    line = one({"prompt": "x"} | fields)
+    assert isinstance(line, Line)
+    assert line.constraint() == expected
+
+
+def test_one_constraint_is_enough() -> None:
+    """Two kinds at once are a mistake."""
+    assert "at most one of choice, regex" in str(
+        one({"prompt": "x", "regex": "a", "choice": ["a"]})
+    )
 
 
 def test_every_field_arrives() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import grpc
 import pytest
@@ -267,17 +268,19 @@ async def test_batch_keeps_order_and_errors_apart(served: Served) -> None:
         generation(sampling=pb.Sampling(top_p=3.0)),
         generation("two", max_tokens=3),
         generation(text=""),
-        generation(constraint=pb.Constraint(regex="a+")),
+        generation(constraint=pb.Constraint(regex="a{2,}"), max_tokens=3),
+        generation(constraint=pb.Constraint(regex="(a")),
     ]
     response = await served.stub.GenerateBatch(pb.GenerateBatchRequest(generations=items))
-    first, bad, second, empty, guided = response.items
+    first, bad, second, empty, guided, wrong = response.items
     alone = await generate(served, items[0])
     assert first.result.completions[0].text == alone.completions[0].text
     assert second.result.usage.completion_tokens == 3
     assert bad.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert [v.field for v in bad.error.violations] == ["generation.sampling.top_p"]
     assert [v.field for v in empty.error.violations] == ["generation.text"]
-    assert guided.error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert guided.result.completions[0].text == "aaa"
+    assert [v.field for v in wrong.error.violations] == ["generation.constraint.regex"]
 
 
 async def test_empty_batch_is_empty(served: Served) -> None:
@@ -403,3 +406,45 @@ async def test_abort_all_and_none(tokenizer: Tokenizer) -> None:
         gate.open()
         for result in await asyncio.gather(*calls):
             assert result.completions[0].finish.reason == pb.FINISH_REASON_ABORTED
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_constraints_hold_on_the_wire(tokenizer: Tokenizer, ahead: bool) -> None:
+    """Every completion is one of the choices, or JSON of the schema; with steps launched ahead too."""
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    constraints = [
+        pb.Constraint(choice=pb.Choice(options=["yes", "no"])),
+        pb.Constraint(json_schema=json.dumps(schema | {"additionalProperties": False})),
+    ]
+    runner = MockRunner(vocab_size=tokenizer.vocab_size, ahead=ahead)
+    async with serving(tokenizer, runner) as served:
+        free = generation("alone", 40)
+        alone = (await generate(served, free)).completions[0].text
+        calls = [generation("x", 40, constraint=c, sampling=pb.Sampling(n=4)) for c in constraints]
+        choice, record, neighbour = await asyncio.gather(
+            *(generate(served, call) for call in [*calls, free])
+        )
+    assert {completion.text for completion in choice.completions} <= {"yes", "no"}
+    assert all(isinstance(json.loads(c.text)["ok"], bool) for c in record.completions)
+    assert neighbour.completions[0].text == alone
+    reasons = {c.finish.reason for result in (choice, record) for c in result.completions}
+    assert reasons == {pb.FINISH_REASON_EOS}
+
+
+async def test_prompt_logprobs_and_echo(served: Served) -> None:
+    """The prompt comes first, and its log-probabilities once, in the answer and in the stream alike."""
+    response = pb.ResponseOptions(echo=True, token_ids=True, logprobs=1, prompt_logprobs=2)
+    message = generation("one two", 3, response=response, sampling=pb.Sampling(n=2))
+    result = await generate(served, message)
+    entries = list(result.prompt_logprobs)
+    assert len(entries) == result.usage.prompt_tokens
+    assert not entries[0].HasField("chosen")
+    ids = list(result.completions[0].token_ids)[: len(entries)]
+    assert [entry.chosen.token_id for entry in entries[1:]] == ids[1:]
+    assert all(len(entry.top) == 2 for entry in entries[1:])
+    for completion in result.completions:
+        assert completion.text.startswith("one two")
+        assert len(completion.logprobs) == completion.num_tokens == 3
+    carrying = [each for each in await stream(served, message) if each.prompt_logprobs]
+    assert [list(each.prompt_logprobs) for each in carrying] == [entries]
+    assert carrying[0].offset == 0 and carrying[0].index == 0

@@ -15,6 +15,7 @@ from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -379,3 +380,25 @@ def test_lists_that_are_too_long_are_refused() -> None:
     logits = torch.zeros(1, 2000)
     logits[0, 1500] = 0.5
     assert choose(state, logits, [SampleRow(full, 0)]) == [0]
+
+
+@pytest.mark.parametrize("params", [GREEDY, *SAMPLED_PARAMS[3:5], *FULL_PARAMS[:4]])
+def test_masks(params: SamplingParams) -> None:
+    """A masked row gets what the slow path gives it, and its neighbours what they get without masks."""
+    vocab = 97
+    logits = random_logits(3, vocab, 5, 2.0, None)
+    mask = np.zeros(4, dtype=np.uint32)
+    mask[:] = 1 << 31 | 1 << 3, 0x0F0F, 1 << 5, 1  # 97 tokens are 3 words and a bit
+    rows = [
+        SampleRow(params, 4, (), (1, 2), (3, 5, 63), mask=mask if i != 1 else None)
+        for i in range(3)
+    ]
+    state = make_state(3, vocab)
+    state.prepare_full(penalties=True)
+    state.set_masks([(0, mask), (2, mask)])
+
+    tokens = choose(state, logits, rows, [2, 0, 1], Variant.GUIDED)
+
+    assert tokens == sample_tokens(logits, rows).tolist()
+    for i in (0, 2):
+        assert mask[tokens[i] // 32] >> tokens[i] % 32 & 1

@@ -49,6 +49,7 @@ def generation(message: pb.GenerationResult) -> Generation:
         usage=usage(message.usage),
         timings=timings(message.timings),
         seed=message.seed,
+        prompt_logprobs=prompt_logprobs(message.prompt_logprobs),
     )
 
 
@@ -74,6 +75,11 @@ def chunk(message: pb.GenerateStreamResponse) -> Chunk | None:
         logprobs=_logprobs(message.logprobs),
         finish=_finish(message.finish) if finished else None,
     )
+
+
+def prompt_logprobs(messages: Iterable[pb.TokenLogprobs]) -> tuple[TokenLogprobs | None, ...]:
+    """Of each prompt token; the first has none."""
+    return tuple(_token(each) if each.HasField("chosen") else None for each in messages)
 
 
 def usage(message: pb.Usage) -> Usage:
@@ -142,10 +148,11 @@ def _finish(message: pb.Finish) -> Finish:
 
 
 def _logprobs(messages: Iterable[pb.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
-    return tuple(
-        TokenLogprobs(_logprob(each.chosen), tuple(_logprob(top) for top in each.top))
-        for each in messages
-    )
+    return tuple(_token(each) for each in messages)
+
+
+def _token(message: pb.TokenLogprobs) -> TokenLogprobs:
+    return TokenLogprobs(_logprob(message.chosen), tuple(_logprob(top) for top in message.top))
 
 
 def _logprob(message: pb.TokenLogprob) -> TokenLogprob:

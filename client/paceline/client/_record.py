@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paceline.client import _answers
-from paceline.client.results import Chunk, Finish, Timings, Usage
+from paceline.client.results import Chunk, Finish, Timings, TokenLogprobs, Usage
 from paceline.v1 import generation_pb2 as pb
 
 
@@ -23,6 +23,8 @@ class StreamRecord:
     """Text so far, by completion."""
     finishes: dict[int, Finish] = field(default_factory=dict)
     """How completions ended, by completion."""
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+    """As in `Generation`; they come with the first token."""
 
     @property
     def text(self) -> str:
@@ -43,6 +45,8 @@ class StreamRecord:
         if message.HasField("summary"):
             self.usage = _answers.usage(message.summary.usage)
             self.timings = _answers.timings(message.summary.timings)
+        if message.prompt_logprobs:
+            self.prompt_logprobs = _answers.prompt_logprobs(message.prompt_logprobs)
         chunk = _answers.chunk(message)
         if chunk is not None:
             self.texts[chunk.index] = self.texts.get(chunk.index, "") + chunk.text

@@ -37,6 +37,8 @@ _SAMPLING: dict[str, tuple[Callable[[str], Any], str]] = {
     "seed": (int, "the same seed gives the same text"),
     "n": (int, "completions of the prompt"),
     "logprobs": (int, "log-probabilities of so many alternatives (with --json)"),
+    "prompt_logprobs": (int, "the same for the prompt's tokens"),
+    "regex": (str, "the answer matches this as a whole"),
     "priority": (int, "smaller is served sooner"),
     "time_limit_ms": (int, "end with what there is after so many milliseconds"),
     "request_id": (str, "name in the server's log"),
@@ -97,6 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     sampling.add_argument(
         "--ignore-eos", action="store_true", default=None, help="do not end early"
+    )
+    sampling.add_argument(
+        "--choice",
+        action="append",
+        metavar="TEXT",
+        help="the answer is this or another; repeatable",
+    )
+    sampling.add_argument(
+        "--json-schema", type=_text, metavar="FILE", help="the answer is JSON of this schema"
     )
     sampling.add_argument("--echo", action="store_true", default=None, help="begin with the prompt")
     _add_connection(parser.add_argument_group("connection"))
@@ -161,9 +172,11 @@ def _prompt(arguments: argparse.Namespace) -> Prompt:
 
 
 def _options(arguments: argparse.Namespace) -> GenerationOptions:
-    names = (*_SAMPLING, "stop", "ignore_eos", "echo")
+    names = (*_SAMPLING, "stop", "ignore_eos", "echo", "choice", "json_schema")
     values: Any = {name: getattr(arguments, name) for name in names}
     options: GenerationOptions = values
+    if sum(values[name] is not None for name in ("choice", "regex", "json_schema")) > 1:
+        raise ValueError("only one of --choice, --regex and --json-schema can hold")
     if arguments.stream and not arguments.json and (arguments.n or 1) > 1:
         raise ValueError("--stream writes one text; with --n over 1 add --json")
     return options
@@ -182,6 +195,7 @@ def _stream(client: Client, prompt: Prompt, options: GenerationOptions, as_json:
                         "seed": stream.seed,
                         "usage": stream.usage,
                         "timings": stream.timings,
+                        "prompt_logprobs": stream.prompt_logprobs,
                     }
                 )
             )
@@ -219,6 +233,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]
     return value.value if isinstance(value, enum.Enum) else value
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path!r}: {error}") from error
 
 
 def _seconds(text: str) -> float:

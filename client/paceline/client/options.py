@@ -47,6 +47,7 @@ class GenerationOptions(TypedDict, total=False):
     logprobs: int
     """Send each token's log-probability and those of so many alternatives."""
     prompt_logprobs: int
+    """The same for the prompt's tokens."""
     echo: bool
     """Begin the answer with the prompt."""
     skip_special_tokens: bool
@@ -55,7 +56,7 @@ class GenerationOptions(TypedDict, total=False):
     choice: Sequence[str]
     """Guided decoding: the answer is one of these."""
     regex: str
-    """Guided decoding: the answer matches this."""
+    """Guided decoding: the answer matches this as a whole."""
     json_schema: str | Mapping[str, Any]
     """Guided decoding: the answer is JSON of this schema."""
     request_id: str

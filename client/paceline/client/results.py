@@ -52,7 +52,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """A generated token and the likeliest alternatives at its place, likeliest first."""
+    """A token and the likeliest alternatives at its place, likeliest first."""
 
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...] = ()
@@ -104,6 +104,8 @@ class Generation:
     usage: Usage
     timings: Timings
     seed: int
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+    """One for each prompt token, where asked for; None for the first, as nothing comes before it."""
 
     @property
     def text(self) -> str:

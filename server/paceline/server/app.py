@@ -14,6 +14,7 @@ from .engine import Engine
 from .engine_port import LocalEngine
 from .errors import Unavailable
 from .frontend import Frontend
+from .guidance import Guides
 from .listener import Listener
 from .loader import Loaded, Loader, load_torch
 from .request import FinishReason
@@ -59,7 +60,7 @@ class App:
     async def load(self) -> None:
         """Loads the model and warms it up, then serves. SetupError if it cannot be loaded."""
         self._hub = hub = Hub(asyncio.get_running_loop())
-        loaded, engine = await in_daemon_thread(lambda: self._start_engine(hub))
+        loaded, engine, guides = await in_daemon_thread(lambda: self._start_engine(hub))
         self.engine = engine
         found = facts.gather(loaded, engine)
         self.info = info = found.info(self._config)
@@ -69,6 +70,7 @@ class App:
             info.model,
             found.limits(self._config),
             self._console.metrics.tally,
+            guides=guides,
         )
         self._console.watch(engine, info)
         self._watcher = asyncio.create_task(self._watch(engine, hub))
@@ -119,11 +121,12 @@ class App:
         if self._hub is not None:
             self._hub.fail_all(Unavailable("the server is shutting down"))
 
-    def _start_engine(self, hub: Hub) -> tuple[Loaded, Engine]:
+    def _start_engine(self, hub: Hub) -> tuple[Loaded, Engine, Guides | None]:
         loaded = self._loader(self._config)
-        engine = Engine(loaded.runner, self._config, hub.deliver)
+        guides = loaded.guides()
+        engine = Engine(loaded.runner, self._config, hub.deliver, guides=guides)
         engine.start()
-        return loaded, engine
+        return loaded, engine, guides
 
     async def _watch(self, engine: Engine, hub: Hub) -> None:
         look = 0

@@ -22,6 +22,7 @@ from pydantic import Field
 from .config import EngineConfig, ModelConfig
 from .engine import Runner
 from .errors import PacelineError, SetupError
+from .guidance import Guides
 from .job import Job
 from .loader import Loaded
 from .offline import Entry
@@ -134,16 +135,28 @@ def _run_passes(
     jobs = [job for job in prepared if isinstance(job, Job)]
     longest_first = options.order == "longest-first"
     unmeasured = int(options.warmup or options.repeat > 1)
+    guides = _guides(runner, tokenizer, jobs)
     passes = []
     with _sigterm_as_interrupt():
         for number in range(unmeasured + options.repeat):
-            done = OfflineRun(runner, options, tokenizer).run(jobs, longest_first)
+            done = OfflineRun(runner, options, tokenizer, guides).run(jobs, longest_first)
             if done.interrupted:
                 return [done]
             if number >= unmeasured:
                 passes.append(done)
             gc.collect()  # between passes rather than in one
     return passes
+
+
+def _guides(runner: Runner, tokenizer: Tokenizer, jobs: list[Job]) -> Guides | None:
+    """What constraints are followed with, if a job has one; ready before anything is measured."""
+    if all(job.request.constraint is None for job in jobs):
+        return None
+    info = runner.info
+    guides = Guides.of(tokenizer, info.vocab_size, info.eos_token_ids)
+    if guides is not None:
+        guides.prepare()
+    return guides
 
 
 @contextlib.contextmanager

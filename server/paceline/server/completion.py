@@ -28,6 +28,7 @@ class Delta(msgspec.Struct, frozen=True):
     text: str = ""
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish: Finish | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()  # with the first token, see `Output`
 
 
 class Completion:
@@ -85,6 +86,7 @@ class Completion:
             text if self._job.response.text else "",
             tuple(logprobs[: len(ids)]),
             self.finish,
+            outputs[0].prompt_logprobs,
         )
 
     def _read(self, ids: list[int], end: Finish | None) -> str:

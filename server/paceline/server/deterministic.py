@@ -11,7 +11,7 @@ from __future__ import annotations
 from .config import EngineConfig
 from .lifecycle import Lifecycle
 from .pages import PagePool
-from .planner import Planner
+from .planner import Planner, scores_prompts
 from .rectangles import Buckets
 from .sequence import Sequence
 from .step import Rectangle, Row, Step
@@ -38,7 +38,9 @@ class DeterministicPlanner(Planner):
             self._decodes_next = True
         if rectangle is None:
             rectangle = self._decode()
-        return None if rectangle is None else self._step([rectangle])
+        return (
+            None if rectangle is None else self._step([rectangle], scores_prompts(rectangle.rows))
+        )
 
     def _decode(self) -> Rectangle | None:
         rows: list[Row] = []
@@ -48,6 +50,8 @@ class DeterministicPlanner(Planner):
             end = start + 1
             if end >= sequence.limit:
                 continue  # what is in flight is its last token
+            if sequence.pending and sequence.guide is not None:
+                continue  # its mask needs the token in flight
             if start % page_size == 0 and not self._begin_page(sequence, start):
                 break  # it was the last of all
             # After a preemption the next token is known: nothing is chosen until the newest is reached.

@@ -14,17 +14,27 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .config import EngineConfig
 from .door import Door
-from .errors import EngineFailure, InvalidRequest, StepOutOfMemory, Unavailable, Violation
+from .errors import (
+    EngineFailure,
+    FeatureUnavailable,
+    InvalidRequest,
+    StepOutOfMemory,
+    Unavailable,
+    Violation,
+)
 from .inbox import Cancel, Message, Stop, Submit
 from .pages import PagePool
 from .rectangles import Buckets
 from .request import FinishReason, Load, ModelInfo, Output, Request
 from .scheduler import Scheduler
 from .step import Sampled, Step
+
+if TYPE_CHECKING:
+    from .guidance import Guides
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +84,7 @@ class Engine:
         deliver: takes a step's outputs, in order; called on the engine's thread, so it must be quick.
         clock: monotonic seconds; `Request` times are of the same clock.
         fatal: called when the loop itself fails, before anybody is told; it may end the process.
+        guides: of the runner's model; None: requests with a constraint are refused.
     """
 
     def __init__(
@@ -83,9 +94,11 @@ class Engine:
         deliver: Callable[[list[Output]], None],
         clock: Callable[[], float] = time.monotonic,
         fatal: Callable[[], None] = lambda: None,
+        guides: Guides | None = None,
     ) -> None:
         self._fatal = fatal
         self._runner = runner
+        self._guides = guides
         self._config = config
         self._deliver = deliver
         self._clock = clock
@@ -118,6 +131,11 @@ class Engine:
         return self._scheduler.max_context
 
     @property
+    def guided(self) -> bool:
+        """Whether it takes requests with a constraint."""
+        return self._guides is not None
+
+    @property
     def healthy(self) -> bool:
         """Whether the loop is alive."""
         return self._thread.is_alive()
@@ -134,10 +152,16 @@ class Engine:
             again: an engine before this one had accepted it, so neither a full queue nor a drain refuses it.
 
         Raises:
-            InvalidRequest: it can never fit.
+            InvalidRequest: it can never fit, or its constraint is wrong.
+            FeatureUnavailable: it has a constraint, and there are no guides.
             QueueFull: too much is waiting.
             Unavailable: the engine is draining or not running.
         """
+        guide = None
+        if request.constraint is not None:
+            if self._guides is None:
+                raise FeatureUnavailable("this server has no guided decoding")
+            guide = self._guides.open(request.constraint)
         if len(request.prompt_ids) >= self.max_context:
             raise InvalidRequest(
                 Violation(
@@ -153,7 +177,7 @@ class Engine:
                 raise Unavailable("the engine is not running")
             self._door.enter(request, again=again)
             self._idle.clear()
-            self._inbox.put(Submit(request))
+            self._inbox.put(Submit(request, guide))
 
     def cancel(
         self,
@@ -301,8 +325,8 @@ class Engine:
 
     def _handle(self, message: Message) -> list[Output]:
         match message:
-            case Submit(request):
-                self._scheduler.add(request)
+            case Submit(request, guide):
+                self._scheduler.add(request, guide)
                 return []
             case Cancel(request_id, reason, index):
                 return self._scheduler.cancel(request_id, reason, self._clock(), index)

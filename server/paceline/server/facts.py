@@ -25,6 +25,7 @@ class Facts:
     num_pages: int  # that requests can have
     num_threads: int
     has_chat_template: bool
+    guided: bool = False  # whether completions can be constrained
     started: float = field(default_factory=time.monotonic)
 
     def info(self, config: ServeConfig) -> ServerInfo:
@@ -36,6 +37,7 @@ class Facts:
             num_pages=self.num_pages,
             num_threads=self.num_threads,
             has_chat_template=self.has_chat_template,
+            guided=self.guided,
             started=self.started,
         )
 
@@ -49,6 +51,7 @@ class Facts:
             default_max_tokens=config.default_max_tokens,
             eos_token_ids=frozenset(self.model.eos_token_ids),
             has_chat_template=self.has_chat_template,
+            guided=self.guided,
         )
 
 
@@ -60,4 +63,5 @@ def gather(loaded: Loaded, engine: Engine) -> Facts:
         num_pages=engine.load().pages_total,
         num_threads=loaded.num_threads,
         has_chat_template=loaded.tokenizer.has_chat_template,
+        guided=engine.guided,
     )

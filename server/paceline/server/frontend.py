@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from .completion import Completion, Delta
 from .engine_port import EnginePort
 from .errors import EngineFailure, InvalidRequest, Violation
+from .guidance import Guides
 from .job import Conversation, Draft, Job, Limits
 from .request import Finish, FinishReason, ModelInfo, Output
 from .stops import StopSet
@@ -49,6 +50,7 @@ class Frontend:
         limits: Limits,
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
+        guides: Guides | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -56,10 +58,16 @@ class Frontend:
         self.limits = limits
         self.clock = clock
         self._observer = observer
+        self._guides = guides
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="paceline-encode")
+        # One at a time, beside the texts: a constraint made to be hard can take seconds to refuse.
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="paceline-constraint")
 
     async def prepare(self, draft: Draft, *, arrival: float, deadline: float | None) -> Job:
-        """Encodes the prompt, long ones off the loop. InvalidRequest if it is empty or does not fit."""
+        """Encodes the prompt, long ones off the loop, and tries out the constraint.
+
+        InvalidRequest if the prompt is empty or does not fit, or the constraint is wrong.
+        """
         prompt = draft.prompt
         if isinstance(prompt, tuple):
             ids = list(prompt)
@@ -67,7 +75,11 @@ class Frontend:
             ids = await self.encode(prompt)
         else:
             ids = await self.encode_chat(prompt, draft.prompt_field)
-        return draft.job(ids, self.limits, arrival=arrival, deadline=deadline)
+        job = draft.job(ids, self.limits, arrival=arrival, deadline=deadline)
+        if self._guides is not None and draft.constraint is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._compiler, self._guides.check, draft.constraint)
+        return job
 
     async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return await self.offload(
@@ -108,7 +120,8 @@ class Frontend:
             self._observer.left(FinishReason.TIME_LIMIT if late else FinishReason.CANCELLED)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._compiler):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Generation:

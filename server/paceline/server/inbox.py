@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .request import FinishReason, Request
+
+if TYPE_CHECKING:
+    from .guidance import Guide
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
     request: Request
+    guide: Guide | None = None  # at its beginning; each completion follows a copy
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import InvalidRequest, Violation
-from .request import Request, SamplingParams, StoppingParams
+from .request import Constraint, Request, SamplingParams, StoppingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Limits:
     default_max_tokens: int
     eos_token_ids: frozenset[int]
     has_chat_template: bool
+    guided: bool = False  # whether completions can be constrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class ResponseOptions:
     text: bool = True
     token_ids: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     echo: bool = False
     skip_special: bool = True
 
@@ -69,6 +71,7 @@ class Draft:
     priority: int
     time_limit_s: float | None
     truncate_prompt_tokens: int
+    constraint: Constraint | None = None
 
     def job(
         self, prompt_ids: list[int], limits: Limits, *, arrival: float, deadline: float | None
@@ -86,9 +89,11 @@ class Draft:
             arrival=arrival,
             n=self.n,
             logprobs=self.response.logprobs,
+            prompt_logprobs=self.response.prompt_logprobs,
             priority=self.priority,
             deadline=deadline,
             time_limit=None if self.time_limit_s is None else arrival + self.time_limit_s,
+            constraint=self.constraint,
         )
         return Job(request, self.response, self.stop, self.include_stop)
 

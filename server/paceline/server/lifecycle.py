@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count
+from typing import TYPE_CHECKING
 
 from .counters import Counters, StepHistory
 from .errors import PacelineError
@@ -15,6 +16,9 @@ from .running import Running
 from .sequence import Sequence
 from .step import Row, Step
 from .waiting import WaitingLine
+
+if TYPE_CHECKING:
+    from .guidance import Guide
 
 # Of the process: a runner may outlive a scheduler, and must not take one's guest for another's.
 _STAYS = count()
@@ -82,14 +86,15 @@ class Lifecycle:
         """The completions of a request that have not ended."""
         return list(self._by_id.get(request_id, ()))
 
-    def add(self, request: Request) -> None:
-        """Puts a request's completions at their place in the queue."""
+    def add(self, request: Request, guide: Guide | None = None) -> None:
+        """Puts a request's completions at their place in the queue; each follows a copy of `guide`."""
         longest = len(request.prompt_ids) + request.stopping.max_tokens
         # All age alike, so who goes before whom never changes: nobody is overtaken without end, for
         # whoever comes late enough comes after, however urgent.
         due = request.arrival + request.priority * self._ageing_s
         for index in range(request.n):
-            sequence = Sequence(request, index, next(self._order))
+            own = guide.copy() if guide is not None else None
+            sequence = Sequence(request, index, next(self._order), guide=own)
             sequence.limit = min(longest, self._max_context)
             sequence.place = (due, sequence.order)
             self.soonest = min(self.soonest, sequence.expires)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .config import ServeConfig
 from .engine import Runner
+from .guidance import Guides
 from .tokenizer import Tokenizer
 
 
@@ -17,6 +18,14 @@ class Loaded:
     runner: Runner
     tokenizer: Tokenizer
     num_threads: int = 1
+
+    def guides(self) -> Guides | None:
+        """What constraints are followed with, the vocabulary read; None where the model has nothing for it."""
+        info = self.runner.info
+        guides = Guides.of(self.tokenizer, info.vocab_size, info.eos_token_ids)
+        if guides is not None:
+            guides.prepare()
+        return guides
 
 
 Loader = Callable[[ServeConfig], Loaded]

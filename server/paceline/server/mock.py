@@ -69,12 +69,17 @@ class MockRunner:
     def launch(self, step: Step) -> object:
         self._on_step(step)
         rows = step.sampling_rows
-        tokens = [self._choose(self._seen_by(row)) for row in rows]
+        tokens = [_guided(row.sequence, self._choose(self._seen_by(row))) for row in rows]
         for row, token in zip(rows, tokens, strict=True):
             self._newest[row.sequence.slot] = (row.end, token)
-        if all(row.sequence.request.logprobs is None for row in rows):
-            return Sampled(tokens)
-        return Sampled(tokens, [_logprobs(row.sequence) for row in rows])
+        logprobs: list[TokenLogprobs | None] | None = None
+        if any(row.sequence.request.logprobs is not None for row in rows):
+            logprobs = [_logprobs(row.sequence.request.logprobs) for row in rows]
+        prompts = [
+            (row, [_logprobs(row.sequence.request.prompt_logprobs)] * row.scored)
+            for row, _ in step.scored_rows
+        ]
+        return Sampled(tokens, logprobs, prompts)
 
     def collect(self, handle: object) -> Sampled:
         assert isinstance(handle, Sampled)
@@ -95,8 +100,19 @@ class MockRunner:
         return seen
 
 
-def _logprobs(sequence: Sequence) -> TokenLogprobs | None:
-    wanted = sequence.request.logprobs
+def _guided(sequence: Sequence, token: int) -> int:
+    """The scripted token, or where the sequence's constraint bars it, another; -1 where nothing may follow."""
+    if sequence.guide is None:
+        return token
+    import numpy as np
+
+    allowed = np.flatnonzero(np.unpackbits(sequence.allowed().view(np.uint8), bitorder="little"))
+    if token in allowed or not len(allowed):
+        return token if len(allowed) else -1
+    return int(allowed[token % len(allowed)])
+
+
+def _logprobs(wanted: int | None) -> TokenLogprobs | None:
     if wanted is None:
         return None
     return TokenLogprobs(-0.5, tuple((3 + i, -1.0 - i) for i in range(wanted)))

@@ -14,16 +14,19 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .request import SamplingParams, StoppingParams
+from .request import Constraint, SamplingParams, StoppingParams
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 BiasedToken = Annotated[int, Field(ge=0, lt=2**31, strict=False)]  # JSON's keys are strings
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+Pattern = Annotated[str, Field(min_length=1, max_length=4096)]
+Schema = Annotated[str, Field(min_length=1, max_length=32_768)]
 # Below it, logits divided by the temperature leave the range of a 32-bit float.
 MIN_TEMPERATURE = 1e-5
 _INPUTS = ("prompt", "prompt_ids", "messages")
+_CONSTRAINTS = ("choice", "regex", "json_schema")
 
 
 class ChatMessage(BaseModel):
@@ -58,12 +61,18 @@ class Line(BaseModel):
     frequency_penalty: Penalty = 0.0
     logit_bias: dict[BiasedToken, Bias] = Field({}, max_length=1024)
     seed: int | None = Field(None, ge=0, lt=2**64)
+    choice: list[Pattern] | None = Field(None, min_length=1, max_length=1000)
+    regex: Pattern | None = None
+    json_schema: Schema | dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _check_together(self) -> Line:
         given = [name for name in _INPUTS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"exactly one of {', '.join(_INPUTS)} is required")
+        constraints = [name for name in _CONSTRAINTS if getattr(self, name) is not None]
+        if len(constraints) > 1:
+            raise ValueError(f"at most one of {', '.join(_CONSTRAINTS)} is allowed")
         if 0 < self.temperature < MIN_TEMPERATURE:
             raise ValueError(f"temperature must be 0 (greedy) or at least {MIN_TEMPERATURE:g}")
         if self.min_tokens > self.max_tokens:
@@ -82,6 +91,19 @@ class Line(BaseModel):
             frequency_penalty=self.frequency_penalty,
             logit_bias=tuple(sorted(self.logit_bias.items())),
             seed=seed if self.seed is None else self.seed,
+        )
+
+    def constraint(self) -> Constraint | None:
+        """What the completion must be."""
+        if self.choice is not None:
+            return Constraint("choice", tuple(self.choice))
+        if self.regex is not None:
+            return Constraint("regex", (self.regex,))
+        schema = self.json_schema
+        if schema is None:
+            return None
+        return Constraint(
+            "json_schema", (schema if isinstance(schema, str) else json.dumps(schema),)
         )
 
     def stopping(self, eos_token_ids: Iterable[int]) -> StoppingParams:

@@ -44,6 +44,7 @@ def prepare(entry: Entry, tokenizer: Tokenizer, info: ModelInfo) -> Job | str:
         sampling=line.sampling(seed=entry.number),
         stopping=line.stopping(info.eos_token_ids),
         arrival=time.monotonic(),
+        constraint=line.constraint(),
     )
     return Job(request, ResponseOptions(), tuple(line.stop))
 

@@ -14,7 +14,8 @@ from .collector import settle
 from .completion import Completion, Delta
 from .config import EngineConfig
 from .engine import Engine, Runner
-from .errors import InvalidRequest, QueueFull, Unavailable
+from .errors import FeatureUnavailable, InvalidRequest, QueueFull, Unavailable
+from .guidance import Guides
 from .job import Job
 from .rectangles import Buckets
 from .request import FinishReason, Load, Output
@@ -106,9 +107,15 @@ class OfflineRun:
     Job ids must differ.
     """
 
-    def __init__(self, runner: Runner, config: EngineConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        config: EngineConfig,
+        tokenizer: Tokenizer,
+        guides: Guides | None = None,
+    ) -> None:
         self._outputs: queue.SimpleQueue[list[Output]] = queue.SimpleQueue()
-        self._engine = Engine(runner, config, self._outputs.put)
+        self._engine = Engine(runner, config, self._outputs.put, guides=guides)
         self._tokenizer = tokenizer
         self._open: dict[str, _Open] = {}
         self._answers: dict[int, Answer] = {}
@@ -157,7 +164,7 @@ class OfflineRun:
                 if self._open:
                     return
                 self._answers[position] = Answer(error=f"cannot be queued: {exc}")
-            except InvalidRequest as exc:
+            except (InvalidRequest, FeatureUnavailable) as exc:
                 del self._open[job.request.id]
                 self._answers[position] = Answer(error=str(exc))
             waiting.popleft()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from .lifecycle import Lifecycle
 from .pages import PagePool
@@ -10,6 +11,9 @@ from .policy import Policy
 from .rectangles import Buckets, decode_rectangles, prefill_rectangles
 from .sequence import Sequence
 from .step import Rectangle, Row, Step
+
+# Prompt tokens of a step whose log-probabilities are reported: each takes logits of the whole vocabulary.
+_MOST_SCORED = 128
 
 
 class Planner(ABC):
@@ -63,11 +67,11 @@ class Planner(ABC):
         self._life.counters.prompt_tokens += max(0, prompt)
         return Row(sequence, start, end, samples, self._pages.pages_for(end))
 
-    def _step(self, rectangles: list[Rectangle]) -> Step | None:
+    def _step(self, rectangles: list[Rectangle], scores_prompts: bool = False) -> Step | None:
         if not rectangles:
             return None
         line = sum(rectangle.area for rectangle in rectangles)
-        return Step(tuple(rectangles), self._buckets.line_for(line))
+        return Step(tuple(rectangles), self._buckets.line_for(line), scores_prompts)
 
 
 class MixedPlanner(Planner):
@@ -92,7 +96,7 @@ class MixedPlanner(Planner):
             budget -= len(decode)
         if prefill := self._prefill(budget, width, now):
             rectangles += prefill_rectangles(prefill, self._policy, batch_rows, self._buckets)
-        return self._step(rectangles)
+        return self._step(rectangles, scores_prompts(prefill))
 
     def _decode(self) -> list[Row]:
         """A row of one token for each; the budget always suffices for these.
@@ -108,6 +112,8 @@ class MixedPlanner(Planner):
             end = start + 1
             if end >= sequence.limit:
                 continue  # what is in flight is its last token
+            if sequence.pending and sequence.guide is not None:
+                continue  # its mask needs the token in flight
             if start % page_size == 0 and not self._begin_page(sequence, start):
                 break  # it was the last of all
             sequence.num_computed = end
@@ -118,14 +124,25 @@ class MixedPlanner(Planner):
     def _prefill(self, budget: int, width: int, now: float) -> list[Row]:
         """Rows of at most `width` prompt tokens while the budget lasts."""
         rows = []
+        scored = _MOST_SCORED
         for sequence in self._running.prefilling.copy():
             if budget <= 0:
                 break
             self._residency.reuse(sequence)
             start, known = sequence.num_computed, len(sequence.tokens)
             end = min(known, start + min(width, budget))
+            if sequence.prompt_logprobs:
+                end = min(end, start + scored)
+                scored -= end - start
+                if end == start:
+                    continue
             rows.append(self._prefill_row(sequence, end, now, samples=end == known))
             budget -= end - start
             if end == known:
                 self._running.begin_to_decode(sequence)
         return rows
+
+
+def scores_prompts(rows: Iterable[Row]) -> bool:
+    """Whether log-probabilities of prompt tokens are asked for."""
+    return any(row.sequence.prompt_logprobs for row in rows)

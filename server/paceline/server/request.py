@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
@@ -67,6 +68,14 @@ class StoppingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a completion must be: one of `texts` (choice), or what the one text there describes."""
+
+    kind: Literal["choice", "regex", "json_schema"]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One prompt and its n completions. Times are seconds of one monotonic clock."""
 
@@ -80,11 +89,15 @@ class Request:
     priority: int = 0  # smaller first
     deadline: float | None = None  # past it the request fails with DEADLINE_EXCEEDED
     time_limit: float | None = None  # past it the completion ends with TIME_LIMIT
+    constraint: Constraint | None = None
+    prompt_logprobs: int | None = (
+        None  # as `logprobs`, for the prompt's tokens; with completion 0 alone
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural-log probabilities of a generated token and of the likeliest ones, likeliest first."""
+    """Natural-log probabilities of a token and of the likeliest ones at its place, likeliest first."""
 
     chosen: float
     top: tuple[tuple[int, float], ...] = ()
@@ -128,6 +141,8 @@ class Finish:
 class Output(msgspec.Struct, frozen=True):
     """What one step made for one completion: new tokens, perhaps the end.
 
+    `prompt_logprobs`, where asked for, come with the first token: one for each prompt token, None for its first.
+
     A struct, not a dataclass: a step makes one for each row, and these are made ten times as fast.
     """
 
@@ -136,6 +151,7 @@ class Output(msgspec.Struct, frozen=True):
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish: Finish | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

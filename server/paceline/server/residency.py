@@ -37,8 +37,11 @@ class Residency:
     def reuse(self, sequence: Sequence) -> None:
         """Replaces pages still to be computed by registered ones with the same content.
 
-        The last token is always computed: its logits choose the next one.
+        The last token is always computed: its logits choose the next one. Where the prompt's own log-probabilities
+        are asked for, all are.
         """
+        if sequence.prompt_logprobs:
+            return
         size, first = self._pages.page_size, sequence.num_registered
         if sequence.num_computed != first * size:
             return

@@ -85,6 +85,14 @@ def delta_logprobs(delta: Delta, tokenizer: Tokenizer) -> list[pb.TokenLogprobs]
     return [logprobs_message(entry, token, tokenizer) for entry, token in pairs]
 
 
+def prompt_logprobs(delta: Delta, job: Job, tokenizer: Tokenizer) -> list[pb.TokenLogprobs]:
+    """Those that came with this delta: none, or one for each token of the prompt."""
+    return [
+        pb.TokenLogprobs() if entry is None else logprobs_message(entry, token, tokenizer)
+        for entry, token in zip(delta.prompt_logprobs, job.request.prompt_ids, strict=False)
+    ]
+
+
 def stream_message(delta: Delta, job: Job, tokenizer: Tokenizer) -> pb.GenerateStreamResponse:
     """One for each delta, thousands a second: a field that is empty costs as much as one that is not."""
     message = pb.GenerateStreamResponse(
@@ -94,6 +102,8 @@ def stream_message(delta: Delta, job: Job, tokenizer: Tokenizer) -> pb.GenerateS
         message.token_ids.extend(delta.token_ids)
     if delta.logprobs:
         message.logprobs.extend(delta_logprobs(delta, tokenizer))
+    if delta.prompt_logprobs:
+        message.prompt_logprobs.extend(prompt_logprobs(delta, job, tokenizer))
     if delta.finish is not None:
         message.finish.CopyFrom(finish_message(delta.finish))
     return message
@@ -114,6 +124,7 @@ def result_message(
         usage=usage_message(total_usage(finishes)),
         timings=timings_message(total_timings(finishes)),
         seed=job.request.sampling.seed,
+        prompt_logprobs=[one for d in deltas for one in prompt_logprobs(d, job, tokenizer)],
     )
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .bounds import StepBounds
 from .config import EngineConfig
 from .deterministic import DeterministicPlanner
-from .errors import DeadlineExceeded, EngineFailure, OutOfMemory, PacelineError
+from .errors import (
+    DeadlineExceeded,
+    EngineFailure,
+    InvalidRequest,
+    OutOfMemory,
+    PacelineError,
+    Violation,
+)
 from .lifecycle import Lifecycle
 from .pages import PagePool
 from .planner import MixedPlanner, Planner
@@ -17,6 +25,9 @@ from .request import FinishReason, Load, Output, Request, TokenLogprobs
 from .residency import Residency
 from .sequence import Sequence
 from .step import Sampled, Step
+
+if TYPE_CHECKING:
+    from .guidance import Guide
 
 _MOST_TRIES = 3  # of a sequence that runs out of memory though it is computed alone
 
@@ -77,9 +88,9 @@ class Scheduler:
         """Completions that have no row."""
         return len(self._waiting)
 
-    def add(self, request: Request) -> None:
-        """Puts a request's completions at their place in the queue."""
-        self._life.add(request)
+    def add(self, request: Request, guide: Guide | None = None) -> None:
+        """Puts a request's completions at their place in the queue; each follows a copy of `guide`."""
+        self._life.add(request, guide)
 
     def cancel(
         self,
@@ -141,6 +152,9 @@ class Scheduler:
         dropped = self._life.land(step).dropped
         self.bounds.count_good_step()
         logprobs = sampled.logprobs
+        for row, found_here in sampled.prompt_logprobs:
+            if row.sequence not in dropped:
+                row.sequence.prompt_logprobs[row.start + 1 :] = found_here
         outputs: list[Output] = []
         made = 0
         # What a step costs the host is this loop and the planner's.
@@ -154,10 +168,15 @@ class Scheduler:
                 continue
             tokens = sequence.tokens
             tokens.append(token)
+            if sequence.guide is not None:
+                sequence.guide.accept(token)
             sequence.last_token = now
+            scored: tuple[TokenLogprobs | None, ...] = ()
             if sequence.first_token is None:
                 sequence.first_token = now
                 self._counters.cached_tokens += sequence.cached_tokens
+                scored = tuple(sequence.prompt_logprobs)
+                sequence.prompt_logprobs = []
             made += 1
             finish = None
             if token in sequence.ends or len(tokens) >= sequence.limit:
@@ -165,7 +184,7 @@ class Scheduler:
             more: tuple[TokenLogprobs, ...] = ()
             if logprobs is not None and (found := logprobs[i]) is not None:
                 more = (found,)
-            output = Output(sequence.request_id, sequence.index, (token,), more, finish)
+            output = Output(sequence.request_id, sequence.index, (token,), more, finish, scored)
             outputs.append(output)
             if sequence is self._struck:
                 self._struck = None
@@ -248,6 +267,10 @@ class Scheduler:
         return True
 
     def _end_without_token(self, sequence: Sequence, now: float) -> Output:
+        error: PacelineError
+        if sequence.guide is not None and (problem := sequence.guide.problem) is not None:
+            error = InvalidRequest(Violation("generation.constraint", problem))
+            return self._life.end(sequence, FinishReason.ERROR, now, error)
         # Its pages may be shared, and hold what nobody must read again.
         self._pages.forget_all()
         error = EngineFailure(f"non-finite-logits-{sequence.request.id}-{sequence.index}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from .request import (
     Finish,
@@ -11,8 +12,15 @@ from .request import (
     Request,
     SamplingParams,
     Timings,
+    TokenLogprobs,
     Usage,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .guidance import Guide
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +47,8 @@ class Sequence:
     # Tokens chosen by steps that were not read back. 0 or 1 whenever a step is planned; 2 between
     # the planning of a step and the read-back of the one before it.
     pending: int = 0
+    # Of a constrained one: it knows the tokens that the host knows, so none is chosen while one is pending.
+    guide: Guide | None = None
     first_token: float | None = None
     last_token: float | None = None
     slot: int = -1  # its number among the running ones, 0 .. max_batch_size - 1; -1 while it waits
@@ -63,6 +73,8 @@ class Sequence:
     )  # number of its latest joining, of all joinings: a runner tells tenants of a slot apart by it
     joined_steps: int = 0  # the counters of all steps and of all their rows, when it last joined
     joined_rows: int = 0
+    # By position in the prompt, as far as it was computed; empty where not asked for, and once they are handed out.
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         sampling = self.request.sampling
@@ -76,6 +88,10 @@ class Sequence:
         self.ends = stopping.eos_token_ids
         if stopping.stop_token_ids:
             self.ends |= stopping.stop_token_ids
+        if self.guide is not None:
+            self.ends |= self.guide.ends
+        if self.request.prompt_logprobs is not None and self.index == 0:
+            self.prompt_logprobs = [None]  # nothing comes before the first token
 
     @property
     def num_output(self) -> int:
@@ -95,6 +111,12 @@ class Sequence:
             return ()
         return tuple(self.ends)
 
+    def allowed(self) -> NDArray[np.uint32]:
+        """The mask of a constrained sequence's next token, see `Guide.mask`."""
+        assert self.guide is not None
+        ignores_eos = not self.request.stopping.eos_token_ids
+        return self.guide.mask(self.banned or (self.guide.ends if ignores_eos else ()))
+
     def append(self, token: int, now: float) -> None:
         self.tokens.append(token)
         self.last_token = now
@@ -106,7 +128,7 @@ class Sequence:
         token, stopping = self.tokens[-1], self.request.stopping
         if token in stopping.stop_token_ids:
             return FinishReason.STOP_TOKEN
-        if token in stopping.eos_token_ids:
+        if token in stopping.eos_token_ids or (self.guide and token in self.guide.ends):
             return FinishReason.EOS
         if self.num_output >= stopping.max_tokens:
             return FinishReason.MAX_TOKENS

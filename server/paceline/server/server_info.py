@@ -13,7 +13,17 @@ from .config import EngineConfig
 from .request import ModelInfo
 from .rpc_convert import MODES
 
-FEATURES = ("abort", "echo", "logprobs", "logit_bias", "n", "penalties", "seed", "stop_strings")
+FEATURES = (
+    "abort",
+    "echo",
+    "logprobs",
+    "logit_bias",
+    "n",
+    "penalties",
+    "prompt_logprobs",
+    "seed",
+    "stop_strings",
+)
 
 
 def version() -> str:
@@ -34,6 +44,7 @@ class ServerInfo:
     num_pages: int  # that requests can have
     num_threads: int
     has_chat_template: bool
+    guided: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -43,7 +54,11 @@ class ServerInfo:
     @property
     def features(self) -> list[str]:
         """What this server offers beyond plain generation."""
-        optional = {"chat": self.has_chat_template, "prefix_cache": self.config.prefix_cache}
+        optional = {
+            "chat": self.has_chat_template,
+            "guided_decoding": self.guided,
+            "prefix_cache": self.config.prefix_cache,
+        }
         return sorted([*FEATURES, *(name for name, offered in optional.items() if offered)])
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -36,6 +37,13 @@ class Row(NamedTuple):
         return tuple(self.sequence.pages[: self.num_pages])
 
     @property
+    def scored(self) -> int:
+        """How many of its first tokens have a successor in the prompt whose log-probability is asked for."""
+        if not self.sequence.prompt_logprobs:
+            return 0
+        return max(0, min(self.end, self.sequence.num_prompt - 1) - self.start)
+
+    @property
     def position(self) -> int:
         """Index among the output tokens of the token that this row chooses."""
         return self.end - self.sequence.num_prompt
@@ -65,11 +73,12 @@ class Step:
     """One call of the model. The order of `rows` is the order of its results.
 
     The rectangles, decoding rows first, lie one after the other in a line of tokens; `line` is its
-    length after padding, at least the sum of their areas.
+    length after padding, at least the sum of their areas. `scores_prompts` says whether a row is `scored`.
     """
 
     rectangles: tuple[Rectangle, ...]
     line: int
+    scores_prompts: bool = False
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -81,6 +90,22 @@ class Step:
     def sampling_rows(self) -> tuple[Row, ...]:
         """The rows that get a next token, in the order of `rows`."""
         return tuple([row for row in self.rows if row.samples])
+
+    @cached_property
+    def scored_rows(self) -> tuple[tuple[Row, int], ...]:
+        """The rows of which prompt tokens are scored, and where each begins in the line."""
+        found: list[tuple[Row, int]] = []
+        if self.scores_prompts:
+            at = 0
+            for rectangle in self.rectangles:
+                found += [(r, at + i * rectangle.width) for i, r in enumerate(rectangle.rows)]
+                at += rectangle.area
+        return tuple([(row, place) for row, place in found if row.scored])
+
+    @property
+    def scored_places(self) -> list[int]:
+        """The places in the line whose logits say how likely the prompt's next token was."""
+        return [place for row, at in self.scored_rows for place in range(at, at + row.scored)]
 
     @property
     def real_tokens(self) -> int:
@@ -100,8 +125,10 @@ class Sampled:
     """The next tokens of a step, in the order of its sampling rows.
 
     A token is -1 where the model gave nothing to choose from. `logprobs` is None when nobody asked;
-    else it has None for the rows that did not.
+    else it has None for the rows that did not. `prompt_logprobs` has, for each of the step's `scored_rows`, those of
+    the prompt tokens after its first `scored` ones.
     """
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None] | None = None
+    prompt_logprobs: Seq[tuple[Row, list[TokenLogprobs | None]]] = ()

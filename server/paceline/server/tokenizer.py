@@ -71,6 +71,16 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return bool(self._inner.chat_template)
 
+    @property
+    def fast(self) -> bool:
+        """Whether it is one of the `tokenizers` library."""
+        return self._fast is not None
+
+    def serialised(self) -> str:
+        """A fast tokenizer as that library's JSON."""
+        text: str = self._fast.to_str()
+        return text
+
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files; `load` reads them, wherever the tokenizer came from."""
         self._inner.save_pretrained(str(folder))

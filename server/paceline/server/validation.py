@@ -12,7 +12,7 @@ from paceline.v1 import generation_pb2 as pb
 
 from .errors import FeatureUnavailable, InvalidRequest, Violation
 from .job import Conversation, Draft, Limits, Prompt, ResponseOptions
-from .request import SamplingParams, StoppingParams
+from .request import Constraint, SamplingParams, StoppingParams
 
 MAX_COMPLETIONS = 64
 MAX_STOPS = 16
@@ -20,6 +20,10 @@ MAX_STOP_BYTES = 256
 MAX_STOP_TOKENS = 64
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
+MAX_CHOICES = 1000
+MAX_CONSTRAINT_BYTES = 32_768
+# A mask inside a long literal or regular expression takes time in proportion to its length.
+MAX_PATTERN_BYTES = 4096
 MAX_REQUEST_ID = 128
 MAX_BATCH_ITEMS = 1024
 MAX_CHAT_MESSAGES = 4096
@@ -109,8 +113,8 @@ def check_generation(message: pb.Generation, limits: Limits) -> Draft:
         priority=message.priority,
         time_limit_s=message.time_limit_ms / 1e3 if message.time_limit_ms else None,
         truncate_prompt_tokens=message.truncate_prompt_tokens,
+        constraint=_constraint(message, checks),
     )
-    _constraint(message, checks)
     checks.finish()
     _features(message, limits)
     return draft
@@ -221,12 +225,7 @@ def _stopping(message: pb.Stopping, limits: Limits, checks: Checks) -> StoppingP
     )
     checks.at_most(len(message.stop), MAX_STOPS, "stop")
     for position, stop in enumerate(message.stop[:MAX_STOPS]):
-        size = len(stop.encode())
-        checks.require(
-            1 <= size <= MAX_STOP_BYTES,
-            f"stop[{position}]",
-            f"must have 1 to {MAX_STOP_BYTES} bytes, not {size}",
-        )
+        _size(stop, MAX_STOP_BYTES, f"stop[{position}]", checks)
     checks.at_most(len(message.stop_token_ids), MAX_STOP_TOKENS, "stop_token_ids")
     checks.token_ids(message.stop_token_ids, limits.vocab_size, "stop_token_ids")
     return StoppingParams(
@@ -246,6 +245,7 @@ def _response(message: pb.ResponseOptions, checks: Checks) -> ResponseOptions:
         text=message.text if message.HasField("text") else True,
         token_ids=message.token_ids,
         logprobs=logprobs,
+        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
         echo=message.echo,
         skip_special=skip_special(message),
     )
@@ -255,17 +255,42 @@ def skip_special(message: pb.ResponseOptions | pb.DetokenizeRequest) -> bool:
     return message.skip_special_tokens if message.HasField("skip_special_tokens") else True
 
 
-def _constraint(message: pb.Generation, checks: Checks) -> None:
-    if message.HasField("constraint"):
-        kind = message.constraint.WhichOneof("kind")
-        checks.require(kind is not None, "constraint.kind", "is required")
+def _constraint(message: pb.Generation, checks: Checks) -> Constraint | None:
+    """Its sizes alone are checked: whether it can be followed, `guidance` knows."""
+    if not message.HasField("constraint"):
+        return None
+    under = checks.under("constraint")
+    texts: tuple[str, ...]
+    kind = message.constraint.WhichOneof("kind")
+    match kind:
+        case None:
+            under.require(False, "kind", "is required")
+            return None
+        case "choice":
+            texts = tuple(message.constraint.choice.options)
+            field = "choice.options"
+            count = f"1 to {MAX_CHOICES} are allowed, not {len(texts)}"
+            under.require(1 <= len(texts) <= MAX_CHOICES, field, count)
+            for position, text in enumerate(texts):
+                _size(text, MAX_PATTERN_BYTES, f"{field}[{position}]", under)
+            total = sum(len(text.encode()) for text in texts)
+            too_long = f"at most {MAX_CONSTRAINT_BYTES} bytes are allowed, not {total}"
+            under.require(total <= MAX_CONSTRAINT_BYTES, field, too_long)
+        case _:
+            texts = (getattr(message.constraint, kind),)
+            most = MAX_PATTERN_BYTES if kind == "regex" else MAX_CONSTRAINT_BYTES
+            _size(texts[0], most, kind, under)
+    return Constraint(kind, texts)
+
+
+def _size(text: str, most: int, field: str, checks: Checks) -> None:
+    size = len(text.encode())
+    checks.require(1 <= size <= most, field, f"must have 1 to {most} bytes, not {size}")
 
 
 def _features(message: pb.Generation, limits: Limits) -> None:
-    if message.HasField("constraint"):
+    if message.HasField("constraint") and not limits.guided:
         raise FeatureUnavailable("this server has no guided decoding")
-    if message.response.HasField("prompt_logprobs"):
-        raise FeatureUnavailable("this server does not offer prompt_logprobs")
     require_chat(message, limits)
 
 

@@ -128,8 +128,13 @@ class EngineProcess:
         loaded = self._loader(self._config)
         loaded.tokenizer.save(self._folder / TOKENIZER)
         record = FlightRecord(self._record, self._config.max_batch_size, self._exchange.passenger)
-        runner = RecordedRunner(loaded.runner, record, _die)
-        engine = Engine(runner, self._config, self._exchange.deliver, fatal=_die)
+        engine = Engine(
+            RecordedRunner(loaded.runner, record, _die),
+            self._config,
+            self._exchange.deliver,
+            fatal=_die,
+            guides=loaded.guides(),
+        )
         engine.start()
         settle()
         return loaded, engine

@@ -63,12 +63,14 @@ class Link:
 
     def add(self, slot: int, output: Output) -> None:
         batch, tokens = self._batch, output.token_ids
-        plain = len(tokens) == 1 and output.finish is None and not output.logprobs
+        plain = len(tokens) == 1 and output.finish is None
+        plain = plain and not (output.logprobs or output.prompt_logprobs)
         if plain and slot not in self._others:
             batch.slots.append(slot)
             batch.tokens.append(tokens[0])
         else:
-            batch.others.append(Other(slot, tokens, output.logprobs, output.finish))
+            more = (output.logprobs, output.finish, output.prompt_logprobs)
+            batch.others.append(Other(slot, tokens, *more))
             self._others.add(slot)
 
     def flush(self, last: bool = False) -> None:

@@ -15,6 +15,7 @@ from ..config import ServeConfig
 from ..errors import SetupError, Unavailable
 from ..facts import Facts
 from ..frontend import Frontend
+from ..guidance import Guides
 from ..listener import Listener
 from ..stream import Hub
 from ..tally import Tally
@@ -126,7 +127,15 @@ class FrontendProcess:
             lambda: tokenizer.load(folder / TOKENIZER, config.trust_remote_code)
         )
         engine = RemoteEngine(self._hub, folder, self._order.serial)
-        self._frontend = Frontend(engine, tokens, facts.model, facts.limits(config), self._tally)
+        model = facts.model
+        self._frontend = Frontend(
+            engine,
+            tokens,
+            model,
+            facts.limits(config),
+            self._tally,
+            guides=Guides.of(tokens, model.vocab_size, model.eos_token_ids),
+        )
         self._listener.answer(self._frontend, facts.info(config))
         return engine
 

@@ -85,6 +85,7 @@ class Other(msgspec.Struct, array_like=True):
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...]
     finish: Finish | None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 class Outputs(msgspec.Struct, array_like=True):

@@ -262,7 +262,16 @@ class RemoteEngine:
             if other.slot not in slots:
                 continue
             request_id, index = slots[other.slot]
-            outputs.append(Output(request_id, index, other.token_ids, other.logprobs, other.finish))
+            outputs.append(
+                Output(
+                    request_id,
+                    index,
+                    other.token_ids,
+                    other.logprobs,
+                    other.finish,
+                    other.prompt_logprobs,
+                )
+            )
             if other.finish is not None:
                 self._finished(other.slot, request_id)
         if step.last:

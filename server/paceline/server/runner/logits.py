@@ -1,4 +1,4 @@
-"""Penalties, bias and bans: what changes single logits before temperature."""
+"""Masks, penalties, bias and bans: what changes single logits before temperature."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..request import SamplingParams
@@ -23,16 +25,28 @@ class History(Protocol):
     def prompt_ids(self) -> Sequence[int]: ...
     @property
     def output_ids(self) -> Sequence[int]: ...
+    @property
+    def mask(self) -> NDArray[np.uint32] | None: ...
 
 
 def adjust(logits: Tensor, rows: Sequence[History]) -> None:
     """Changes fp32 logits [R, V] in place.
 
-    First the repetition penalty, then presence and frequency penalties and bias, then bans.
+    First what a mask leaves out, then the repetition penalty, presence and frequency penalties and bias, bans.
     """
+    _masks(logits, rows)
     _repetition(logits, rows)
     _additions(logits, rows)
     _bans(logits, rows)
+
+
+def _masks(logits: Tensor, rows: Sequence[History]) -> None:
+    for index, row in enumerate(rows):
+        if row.mask is not None:
+            bits = row.mask.view(np.uint8)
+            barred = np.unpackbits(~bits, count=logits.shape[-1], bitorder="little")
+            barred_tensor = torch.from_numpy(barred.view(np.bool_)).to(logits.device)
+            logits[index].masked_fill_(barred_tensor, -torch.inf)
 
 
 def _repetition(logits: Tensor, rows: Sequence[History]) -> None:

@@ -111,14 +111,15 @@ class OpenVinoRunner:
             self._run_empty(rows, 1)
         self._run_empty(1, min(self._engine.max_step_tokens, self.info.max_context_tokens))
 
-    def launch(self, step: Step) -> tuple[Step, Tensor]:
-        """Computes a step: its logits, `[sampling rows, vocabulary]`, which hold until the next one."""
+    def launch(self, step: Step) -> tuple[Step, Tensor, Tensor]:
+        """Computes a step: the logits of sampling rows and of scored places, which hold until the next one."""
         line = _Line.of(step)
+        places = [*line.sample_at, *step.scored_places]
         inputs = {
             "input_ids": np.array(line.ids, dtype=np.int64),
             "positions": np.array(line.positions, dtype=np.int64),
             # A step of prompt chunks alone chooses nothing; one place keeps the output from being empty.
-            "sample_at": np.array(line.sample_at or [0], dtype=np.int64),
+            "sample_at": np.array(places or [0], dtype=np.int64),
             "past_lens": np.array(line.past_lens, dtype=np.int32),
             "subsequence_begins": np.array(line.begins, dtype=np.int32),
             "block_indices": np.array(line.pages, dtype=np.int32),
@@ -129,14 +130,15 @@ class OpenVinoRunner:
             self._request.set_tensor(name, ov.Tensor(values))
         self._request.infer()
         logits = torch.from_numpy(self._request.get_output_tensor(0).data)
-        return step, logits[: len(line.sample_at)]
+        chosen = len(line.sample_at)
+        return step, logits[:chosen], logits[chosen : len(places)]
 
     @torch.inference_mode()
     def collect(self, handle: object) -> Sampled:
         """Chooses the next tokens of a launched step."""
         assert isinstance(handle, tuple)
-        step, logits = handle
-        return choose(logits, step, self._heal)
+        step, logits, scores = handle
+        return choose(logits, scores, step, self._heal)
 
     def close(self) -> None:
         """Gives the model's memory back. A second call does nothing."""

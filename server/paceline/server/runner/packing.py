@@ -65,12 +65,14 @@ class PackedStep:
         write: flat places for the line's keys and values, `[2 * tokens * kv_heads]`; padding goes to
             page 0.
         sample_at: places in the line whose logits choose next tokens, in the order of `sampling_rows`.
+        score_at: the step's `scored_places`.
     """
 
     input_ids: Tensor
     positions: Tensor
     write: Tensor
     sample_at: Tensor
+    score_at: Tensor
     rectangles: tuple[PackedRectangle, ...]
 
 
@@ -112,6 +114,7 @@ def pack(step: Step, cache: KVCache, device: torch.device, *, alone: bool = Fals
         positions=torch.from_numpy(positions)[None].to(device),
         write=torch.from_numpy(_write_places(slots, cache)).to(device),
         sample_at=torch.tensor(sample_at, dtype=torch.int64, device=device),
+        score_at=torch.tensor(step.scored_places, dtype=torch.int64, device=device),
         rectangles=tuple(rectangles),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,13 +21,15 @@ from ..errors import StepOutOfMemory
 from ..rectangles import Buckets
 from ..step import Sampled, Step
 from . import staging
+from .choosing import prompt_logprobs, raw_prompt_logprobs
 from .fused_model import FusedModel, fits
 from .graphs import Graphs
 from .kv_cache import KVCache, KVShape
 from .loading import LoadedModel
 from .memory import MIB, pages_that_fit
 from .paged_model import PagedModel
-from .paged_sampling import PagedSampling, Pending
+from .paged_sampling import PagedSampling, Pending, to_host
+from .sampling import RawLogprobs
 from .staging import Fields, Shape
 from .triton_attention import SPLIT, PagedStep, block_q, splits_for
 from .triton_layer import begin
@@ -38,6 +40,7 @@ _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 
 # Products of large lines are tiled by 128 tokens.
 _LINES = (*_ROWS, *range(640, 2049, 128), 2560, 3072, *range(4096, 65537, 2048))
 _MIXED_FROM = 16  # shorter lines with prompt chunks in them are padded to this
+_SCORES = 128  # places for prompt tokens' logits, or a multiple of it
 _IN_FLIGHT = 3  # lines on the host: one being copied, one waiting behind it, one being filled
 
 
@@ -60,6 +63,7 @@ class _Line:
 class _Launched:
     step: Step
     pending: Pending
+    scores: RawLogprobs | None  # of prompt tokens
 
 
 class PagedRunner:
@@ -141,15 +145,21 @@ class PagedRunner:
         staging.fill(host, contents, shape.block_q)
         self._send_overflow(contents.news[3 * shape.updates :])
         self._send(shape)
-        self._graphs.run(shape, lambda: self._forward(shape, device))
-        return _Launched(
-            step, self._sampling.launch(self._graphs, step.sampling_rows, host, device)
-        )
+        scores = None
+        if step.scored_rows:
+            scores = self._score(step, shape, device)
+        else:
+            self._graphs.run(shape, lambda: self._forward(shape, device))
+        pending = self._sampling.launch(self._graphs, step.sampling_rows, host, device)
+        return _Launched(step, pending, scores)
 
     def collect(self, handle: object) -> Sampled:
         """Waits for a step's tokens."""
         assert isinstance(handle, _Launched)
         sampled = handle.pending.wait()
+        if handle.scores is not None:
+            scores = prompt_logprobs(handle.step, handle.scores)
+            sampled = replace(sampled, prompt_logprobs=scores)
         if sampled.token_ids and min(sampled.token_ids) < 0:
             for row, token in zip(handle.step.sampling_rows, sampled.token_ids, strict=True):
                 if token < 0:
@@ -272,7 +282,25 @@ class PagedRunner:
             entries = entries.to(self._device, non_blocking=True)
             self._page_table[entries[:, 0], entries[:, 1]] = entries[:, 2].int()
 
-    def _forward(self, shape: Shape, fields: Fields[Tensor]) -> None:
+    def _score(self, step: Step, shape: Shape, fields: Fields[Tensor]) -> RawLogprobs:
+        """Computes a step whose prompt tokens are scored: without a graph, for few steps are."""
+        scored = step.scored_places
+        padding = [0] * (-len(scored) % _SCORES)  # few sizes: kernels are compiled for each kind
+        places = torch.tensor(scored + padding, dtype=torch.int32, device=self._device)
+        sample_at = torch.cat((fields.sample_at, places))
+        logits = self._logits.new_empty(len(sample_at), self._logits.shape[1])
+        self._forward(shape, fields, sample_at, logits)
+        self._logits[: shape.rows].copy_(logits[: shape.rows])
+        mine = logits[shape.rows : shape.rows + len(scored)]
+        return to_host(raw_prompt_logprobs(mine, step))
+
+    def _forward(
+        self,
+        shape: Shape,
+        fields: Fields[Tensor],
+        sample_at: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> None:
         ids = begin(
             fields.tokens,
             fields.token_slots,
@@ -288,7 +316,8 @@ class PagedRunner:
             shape.block_q,
             shape.splits,
         )
-        self._model.compute(ids, step, fields.sample_at, self._logits[: shape.rows])
+        at = fields.sample_at if sample_at is None else sample_at
+        self._model.compute(ids, step, at, self._logits[: shape.rows] if out is None else out)
 
     @torch.inference_mode()
     def _run(self, shape: Shape) -> Fields[Tensor]:

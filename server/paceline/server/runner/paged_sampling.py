@@ -76,6 +76,7 @@ class PagedSampling:
         self._kinds = np.zeros(slots, dtype=np.int8)
         self._banned_until = np.zeros(slots, dtype=np.int32)
         self._asking: set[int] = set()  # slots that want log-probabilities
+        self._guided: set[int] = set()  # slots with a constraint
         self._landings = [_landing(slots, device.type == "cuda") for _ in range(_IN_FLIGHT)]
         self._next = 0
 
@@ -88,10 +89,8 @@ class PagedSampling:
             slot = sequence.slot
             self._kinds[slot] = kind(row.params)
             self._banned_until[slot] = row.min_tokens if row.banned else 0
-            if sequence.request.logprobs is None:
-                self._asking.discard(slot)
-            else:
-                self._asking.add(slot)
+            _note(self._asking, slot, sequence.request.logprobs is not None)
+            _note(self._guided, slot, sequence.guide is not None)
         self._state.set_rows([sequence.slot for sequence in sequences], rows)
 
     def launch(
@@ -105,6 +104,8 @@ class PagedSampling:
             variant = Variant(int(self._kinds[slots].max()))
             if (host.sample_positions[:count] < self._banned_until[slots]).any():
                 variant = Variant.FULL
+        if self._guided and self._send_masks(rows):
+            variant = Variant.GUIDED
         self._choose(graphs, device, variant)
         self._next = (self._next + 1) % _IN_FLIGHT
         landing = self._landings[self._next]
@@ -134,6 +135,13 @@ class PagedSampling:
             variant,
         )
 
+    def _send_masks(self, rows: Seq[Row]) -> bool:
+        """Whether a row has a mask. The device computes the step's logits while the host makes them."""
+        guided = [(i, row.sequence) for i, row in enumerate(rows) if row.sequence.guide is not None]
+        if guided:
+            self._state.set_masks([(i, sequence.allowed()) for i, sequence in guided])
+        return bool(guided)
+
     def _ask(self, rows: Seq[Row]) -> _Asked | None:
         asking = [i for i, row in enumerate(rows) if row.sequence.request.logprobs is not None]
         if not asking:
@@ -143,9 +151,13 @@ class PagedSampling:
         on_gpu = self._logits.device.type == "cuda"
         where = where.pin_memory().to(self._logits.device, non_blocking=True) if on_gpu else where
         raw = raw_logprobs(self._logits, self._out, where, max(wanted))
-        if on_gpu:
-            raw = RawLogprobs(*(_to_pinned(part) for part in raw))
-        return _Asked(raw, asking, wanted)
+        return _Asked(to_host(raw), asking, wanted)
+
+
+def to_host(raw: RawLogprobs) -> RawLogprobs:
+    """On its way to the host: there when the stream has come so far."""
+    on_gpu = raw.tokens.device.type == "cuda"
+    return RawLogprobs(*(_to_pinned(part) for part in raw)) if on_gpu else raw
 
 
 def _to_pinned(part: Tensor) -> Tensor:
@@ -153,12 +165,19 @@ def _to_pinned(part: Tensor) -> Tensor:
     return host.copy_(part, non_blocking=True)
 
 
+def _note(slots: set[int], slot: int, belongs: bool) -> None:
+    if belongs:
+        slots.add(slot)
+    else:
+        slots.discard(slot)
+
+
 def _set_row(sequence: Sequence) -> SetRow:
     request = sequence.request
     output = sequence.tokens[sequence.num_prompt :] if sequence.sampling.shapes_logits else ()
     return SetRow(
         params=sequence.sampling,
-        banned=tuple(sequence.ends),
+        banned=tuple(sequence.ends) if sequence.guide is None else (),  # else its mask knows
         min_tokens=request.stopping.min_tokens,
         prompt_ids=request.prompt_ids if sequence.sampling.shapes_logits else (),
         output_ids=output,

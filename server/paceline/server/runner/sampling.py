@@ -1,9 +1,9 @@
 """Chooses each row's next token: the last thing a step does on the device.
 
 Rows are grouped by what they ask for, and a group pays for that alone: greedy rows for one maximum, rows with top-k
-for the likeliest few. The order is transformers': penalties, bias and bans (`logits`), temperature, top-k, top-p,
-min-p (`candidates`), then a draw (`drawing`) whose randomness is a function of seed and position (`noise`). A row's
-token depends on nothing but that row.
+for the likeliest few. Masks come first, then transformers' order: penalties, bias and bans (`logits`), temperature,
+top-k, top-p, min-p (`candidates`), then a draw (`drawing`) whose randomness is a function of seed and position
+(`noise`). A row's token depends on nothing but that row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..request import SamplingParams, TokenLogprobs
@@ -38,6 +40,7 @@ class SampleRow:
         min_tokens_banned: ids that may not be chosen yet.
         prompt_ids, output_ids: read only where penalties are on.
         logprobs: how many alternatives to report; None for no log-probabilities at all.
+        mask: bits of the tokens that may be chosen, as `guidance.Guide.mask` makes them; None: any.
     """
 
     params: SamplingParams
@@ -46,6 +49,7 @@ class SampleRow:
     prompt_ids: Sequence[int] = ()
     output_ids: Sequence[int] = ()
     logprobs: int | None = None
+    mask: NDArray[np.uint32] | None = None
 
 
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
@@ -151,7 +155,7 @@ class _Way(NamedTuple):
 
 def _way(row: SampleRow, vocab_size: int) -> _Way:
     params = row.params
-    adjusted = params.shapes_logits or bool(row.min_tokens_banned)
+    adjusted = params.shapes_logits or bool(row.min_tokens_banned) or row.mask is not None
     if params.greedy:
         return _Way(_Filter.GREEDY, adjusted, 1)
     if 0 < params.top_k < vocab_size:

@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .noise import SHARE_BITS
@@ -66,14 +68,19 @@ class SamplingState:
         self._found = self._integers(rows)
         self._values = torch.zeros(rows, capacity, device=device)
         self._ids = self._integers(rows, capacity)
+        self._words = -(-vocab_size // 32)
+        # Which mask each row has, below zero for none, and then the masks: one copy brings both.
+        self._guidance = self._integers(rows * (1 + self._words)).fill_(-1)
         self._adjusted: Tensor | None = None
         self._history: _History | None = None
 
     @property
     def fixed_bytes(self) -> int:
         """Device memory that is always held."""
+        parts: tuple[Tensor, ...]
         parts = (self._table, self._peaks, self._firsts, self._sums, self._histograms)
-        return _bytes((*parts, self._offsets, self._cuts, self._found, self._values, self._ids))
+        parts += (self._offsets, self._cuts, self._found, self._values, self._ids, self._guidance)
+        return _bytes(parts)
 
     @property
     def extra_bytes(self) -> int:
@@ -120,6 +127,20 @@ class SamplingState:
             assert self._history is not None
             self._write_history(self._history, *sent[2:])
 
+    def set_masks(self, masks: Sequence[tuple[int, NDArray[np.uint32]]]) -> None:
+        """Gives rows of the next launch of variant GUIDED their masks, see `guidance.Guide.mask`. Nothing waits."""
+        rows, words = self._max_rows, self._words
+        host = torch.empty(rows + len(masks) * words, dtype=torch.int32)
+        if self._device.type == "cuda":
+            host = host.pin_memory()
+        places = host.numpy()
+        places[:rows] = -1
+        for number, (row, mask) in enumerate(masks):
+            places[row] = number
+            begin = rows + number * words
+            places[begin : begin + words] = mask.view(np.int32)
+        self._guidance[: len(host)].copy_(host, non_blocking=True)
+
     def choose(
         self,
         logits: Tensor,
@@ -148,23 +169,24 @@ class SamplingState:
             )
         if not rows:
             return
-        if variant is Variant.FULL:
-            logits = self._adjust(logits, slots, positions)
+        if variant >= Variant.FULL:
+            logits = self._adjust(logits, slots, positions, variant is Variant.GUIDED)
         self._scan(logits, slots)
         if variant is Variant.GREEDY:
             self._take_peaks(slots, out_tokens, last_tokens)
         else:
             self._find_candidates(logits, slots)
-            counting = variant is Variant.FULL
+            counting = variant >= Variant.FULL
             self._draw(logits, slots, positions, out_tokens, last_tokens, counting)
 
-    def _adjust(self, logits: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+    def _adjust(self, logits: Tensor, slots: Tensor, positions: Tensor, masking: bool) -> Tensor:
         from . import triton_adjusting as kernels
 
         self.prepare_full(penalties=False)
         assert self._adjusted is not None
         rows, vocab_size = logits.shape
         counts, seen, counting = self._history_arguments()
+        mask_at, masks = self._guidance[: self._max_rows], self._guidance[self._max_rows :]
         kernels.adjust_chunks[rows, self._chunks](
             logits,
             logits.stride(0),
@@ -173,9 +195,13 @@ class SamplingState:
             counts,
             seen,
             self._adjusted,
+            masks,
+            mask_at,
             vocab_size,
+            self._words,
             CHUNK=self._chunk,
             COUNTING=counting,
+            MASKING=masking,
             num_warps=_WARPS,
         )
         kernels.adjust_rows[(rows,)](
@@ -187,9 +213,13 @@ class SamplingState:
             counts,
             seen,
             self._adjusted,
+            masks,
+            mask_at,
             vocab_size,
+            self._words,
             BLOCK=128,
             COUNTING=counting,
+            MASKING=masking,
             num_warps=4,
         )
         return self._adjusted[:rows]

@@ -27,6 +27,7 @@ class Variant(enum.IntEnum):
     GREEDY = 0
     SAMPLED = 1  # temperature, top-k, top-p, min-p
     FULL = 2  # penalties, bias or bans too
+    GUIDED = 3  # masks too
 
 
 class Field(enum.IntEnum):

@@ -35,6 +35,7 @@ CPU_BUCKETS = Buckets(
 class _Launched:
     step: Step
     logits: Tensor  # [sampling rows, vocabulary]
+    scores: Tensor  # [scored places, vocabulary]
 
 
 class TorchRunner:
@@ -87,6 +88,7 @@ class TorchRunner:
         # not to depend on each other, as many logits are computed as could be asked for.
         places = max(1, len(packed.sample_at), step.padded_rows if alone else 0)
         keep = F.pad(packed.sample_at, (0, places - len(packed.sample_at)))
+        keep = torch.cat((keep, packed.score_at))
         logits = self._model(
             input_ids=packed.input_ids,
             position_ids=packed.positions,
@@ -95,13 +97,13 @@ class TorchRunner:
             packed=packed,
             cache=self._cache,
         ).logits[0]
-        return _Launched(step, logits[: len(packed.sample_at)])
+        return _Launched(step, logits[: len(packed.sample_at)], logits[places:])
 
     @torch.inference_mode()
     def collect(self, handle: object) -> Sampled:
         """Chooses the next tokens of a launched step."""
         assert isinstance(handle, _Launched)
-        return choose(handle.logits, handle.step, self._cache.heal)
+        return choose(handle.logits, handle.scores, handle.step, self._cache.heal)
 
     def close(self) -> None:
         """Gives the model's memory back. A second call does nothing."""

@@ -1,4 +1,4 @@
-"""Triton kernels for penalties, bias and bans: what `logits` does, into a copy of the logits.
+"""Triton kernels for masks, penalties, bias and bans: what `logits` does, into a copy of the logits.
 
 Two launches: what touches many tokens of a row goes through all of them, what names single tokens comes after it.
 """
@@ -35,6 +35,16 @@ def _repeated(values, seen, penalty):
 
 
 @triton.jit
+def _masked(values, masks, mask_at, row, ids, inside, mask_words):
+    """What the row's mask leaves; rows without one are not changed."""
+    place = tl.load(mask_at + row)
+    mine = masks + tl.maximum(place, 0).to(tl.int64) * mask_words
+    bits = tl.load(mine + ids // 32, mask=inside, other=0)
+    allowed = ((bits >> (ids % 32).to(tl.int32)) & 1) != 0
+    return tl.where(allowed | (place < 0), values, float("-inf"))
+
+
+@triton.jit
 def adjust_chunks(
     logits,
     stride,
@@ -43,11 +53,15 @@ def adjust_chunks(
     counts,
     seen,
     adjusted,
+    masks,
+    mask_at,
     vocab,
+    mask_words,
     CHUNK: tl.constexpr,
     COUNTING: tl.constexpr,
+    MASKING: tl.constexpr,
 ):
-    """Copies logits to fp32 [R, V] and takes penalties off them. Grid: rows, chunks."""
+    """Copies logits to fp32 [R, V], masks them, and takes penalties off them. Grid: rows, chunks."""
     row, chunk = tl.program_id(0), tl.program_id(1)
     slot = tl.load(slots + row)
     if slot >= 0:
@@ -55,6 +69,8 @@ def adjust_chunks(
         inside = ids < vocab
         source = logits + row.to(tl.int64) * stride
         values = tl.load(source + ids, mask=inside, other=0).to(tl.float32)
+        if MASKING:
+            values = _masked(values, masks, mask_at, row, ids, inside, mask_words)
         if COUNTING:
             if (word(table, slot, _FLAGS) & _PENALTIES) != 0:
                 places = slot.to(tl.int64) * vocab + ids
@@ -80,9 +96,13 @@ def adjust_rows(
     counts,
     seen,
     adjusted,
+    masks,
+    mask_at,
     vocab,
+    mask_words,
     BLOCK: tl.constexpr,
     COUNTING: tl.constexpr,
+    MASKING: tl.constexpr,
 ):
     """Writes biased and banned tokens into the adjusted logits. Grid: rows."""
     row = tl.program_id(0)
@@ -99,6 +119,8 @@ def adjust_rows(
             amounts = words.to(tl.float64, bitcast=True)
             source = logits + row.to(tl.int64) * stride
             values = tl.load(source + ids, mask=inside, other=0).to(tl.float32)
+            if MASKING:
+                values = _masked(values, masks, mask_at, row, ids, inside, mask_words)
             if COUNTING:
                 if (word(table, slot, _FLAGS) & _PENALTIES) != 0:
                     history = slot.to(tl.int64) * vocab + ids
