@@ -15,7 +15,7 @@ from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedModel
 
 from paceline.server.config import EngineConfig, ModelConfig
-from paceline.server.engine import Engine, Runner
+from paceline.server.engine import Engine
 from paceline.server.guidance import Guides
 from paceline.server.offline_run import KeptRunner
 from paceline.server.request import (
@@ -31,6 +31,7 @@ from paceline.server.runner.dummy import byte_tokenizer
 from paceline.server.runner.loading import LoadedModel
 from paceline.server.runner.make import make_runner
 from paceline.server.runner.torch_runner import TorchRunner
+from paceline.server.runner_port import Runner
 from paceline.server.tokenizer import Tokenizer
 from tiny_models import EOS, VOCAB_SIZE, model_info, tiny_config, tiny_model
 

@@ -13,7 +13,6 @@ import torch
 pytest.importorskip("openvino")
 
 from paceline.server.config import EngineConfig, Mode, ModelConfig
-from paceline.server.engine import Runner
 from paceline.server.errors import SetupError
 from paceline.server.pages import PagePool
 from paceline.server.request import FinishReason, Output, Request, SamplingParams, StoppingParams
@@ -23,6 +22,7 @@ from paceline.server.runner.make import load_runner, make_runner
 from paceline.server.runner.openvino_model import PAGE_SIZE
 from paceline.server.runner.openvino_runner import OpenVinoRunner
 from paceline.server.runner.torch_runner import TorchRunner
+from paceline.server.runner_port import Runner
 from paceline.server.scheduler import Scheduler
 from tiny_models import (
     FAMILIES,

@@ -20,7 +20,6 @@ from typing import Any, Literal, TextIO
 from pydantic import Field
 
 from .config import EngineConfig, ModelConfig
-from .engine import Runner
 from .errors import PacelineError, SetupError
 from .guidance import Guides
 from .job import Job
@@ -28,6 +27,7 @@ from .loader import Loaded
 from .offline import Entry
 from .offline_jobs import prepare, read
 from .offline_run import Answer, KeptRunner, OfflineRun, Pass
+from .runner_port import Runner
 from .settings import Command, read_command
 from .tokenizer import Tokenizer
 
@@ -104,7 +104,7 @@ def run(options: BatchOptions, loader: Loader = load_torch) -> int:
 
 
 def _load(loader: Loader, options: BatchOptions) -> Loaded:
-    """Loads on a thread that ends, as only the engine's may keep OpenMP workers (see `engine.Runner`)."""
+    """Loads on a thread that ends, as only the engine's may keep OpenMP workers (see `runner_port.Runner`)."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(loader, options).result()
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .config import ServeConfig
-from .engine import Runner
 from .guidance import Guides
+from .runner_port import Runner
 from .tokenizer import Tokenizer
 
 

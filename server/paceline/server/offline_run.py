@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from .collector import settle
 from .completion import Completion, Delta
 from .config import EngineConfig
-from .engine import Engine, Runner
+from .engine import Engine
 from .errors import FeatureUnavailable, InvalidRequest, QueueFull, Unavailable
 from .guidance import Guides
 from .job import Job
 from .rectangles import Buckets
 from .request import FinishReason, Load, Output
+from .runner_port import Runner
 from .step import Sampled, Step
 from .stops import StopSet
 from .tokenizer import Tokenizer

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ..engine import Runner
 from ..errors import StepOutOfMemory
 from ..rectangles import Buckets
+from ..runner_port import Runner
 from ..step import Sampled, Step
 from .flight_record import FlightRecord
 

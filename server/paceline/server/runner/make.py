@@ -10,9 +10,9 @@ import torch
 
 from .. import tokenizer
 from ..config import EngineConfig, ModelConfig
-from ..engine import Runner
 from ..errors import SetupError
 from ..loader import Loaded
+from ..runner_port import Runner
 from .hardware import pick_device, pick_dtype, pick_threads
 from .sources import resolve
 
