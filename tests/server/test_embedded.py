@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from paceline.server import cache, embedded
+from paceline.server import cache
 from paceline.server.embedded import MANIFEST, EmbeddedModel, ensure
 from paceline.server.errors import SetupError
 
