@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from paceline.server import loader
-from paceline.server.batch import BATCH, BatchOptions, load_torch
+from paceline.server.batch import BATCH, BatchOptions
 from paceline.server.collector import settle
 from paceline.server.engine import Engine
 from paceline.server.offline_run import KeptRunner
@@ -21,6 +21,7 @@ from paceline.server.request import Output, Request, SamplingParams, StoppingPar
 from paceline.server.runner.dummy import shape_config
 from paceline.server.settings import read_command
 from paceline.server.step import Sampled
+from paceline.server.torch_loader import load_torch
 from roofline import Shape
 
 GREEDY = SamplingParams(temperature=0.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from paceline.server import cache
+from paceline.server.cache import cache_dir
 from paceline.server.embedded import MANIFEST, EmbeddedModel, ensure
 from paceline.server.errors import SetupError
 
@@ -216,8 +216,8 @@ def test_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACELINE_CACHE", "/own")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv("HOME", "/home/rider")
-    assert cache.cache_dir() == Path("/own")
+    assert cache_dir() == Path("/own")
     monkeypatch.delenv("PACELINE_CACHE")
-    assert cache.cache_dir() == Path("/xdg/paceline")
+    assert cache_dir() == Path("/xdg/paceline")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.cache_dir() == Path("/home/rider/.cache/paceline")
+    assert cache_dir() == Path("/home/rider/.cache/paceline")

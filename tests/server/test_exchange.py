@@ -17,7 +17,8 @@ from paceline.server.engine import Engine
 from paceline.server.errors import InvalidRequest, QueueFull, Unavailable
 from paceline.server.mock import MockRunner
 from paceline.server.processes import sockets
-from paceline.server.processes.exchange import Exchange, Link
+from paceline.server.processes.exchange import Exchange
+from paceline.server.processes.link import Link
 from paceline.server.processes.messages import decode_outputs
 from paceline.server.processes.quarantine import Quarantine
 from paceline.server.processes.remote_engine import RemoteEngine

@@ -7,6 +7,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mock_serving import WAIT_S, Gate
 from paceline.server.config import EngineConfig
 from paceline.server.engine import Engine
 from paceline.server.errors import DeadlineExceeded, EngineFailure, Unavailable
+from paceline.server.guidance import Guides
 from paceline.server.mock import MockRunner
 from paceline.server.processes import flight_record
 from paceline.server.processes.exchange import Exchange
@@ -25,6 +27,7 @@ from paceline.server.processes.recorded import RecordedRunner
 from paceline.server.processes.remote_engine import RemoteEngine
 from paceline.server.processes.suspects import fingerprint
 from paceline.server.request import (
+    Constraint,
     FinishReason,
     Load,
     Output,
@@ -34,6 +37,7 @@ from paceline.server.request import (
 )
 from paceline.server.step import Step
 from paceline.server.stream import Hub, OutputStream
+from paceline.server.tokenizer import Tokenizer
 
 DEAD = Unavailable("dead")
 
@@ -53,6 +57,7 @@ class Life:
         deaths: Mapping[bytes, int],
         on_step: Callable[[Step], None],
         settings: dict[str, Any],
+        guides: Guides | None = None,
     ) -> None:
         self.cleared: list[bytes] = []
         self.fatal = 0
@@ -60,8 +65,10 @@ class Life:
         self.exchange = Exchange(folder, generation, Quarantine(deaths), self.cleared.append)
         config = EngineConfig.model_validate(settings)
         record = FlightRecord(self.path, config.max_batch_size, self.exchange.passenger)
-        runner = RecordedRunner(MockRunner(on_step=on_step), record, self._note_fatal)
-        self.engine = Engine(runner, config, self.exchange.deliver)
+        runner = RecordedRunner(
+            MockRunner(on_step=on_step, vocab_size=400), record, self._note_fatal
+        )
+        self.engine = Engine(runner, config, self.exchange.deliver, guides=guides)
         self.engine.start()
         self.exchange.open(self.engine)
 
@@ -86,11 +93,12 @@ class Front:
         self,
         on_step: Callable[[Step], None],
         deaths: Mapping[bytes, int] | None = None,
+        guides: Guides | None = None,
         **settings: Any,
     ) -> Life:
         """A new engine."""
         generation = next(self._generations)
-        life = Life(self._folder, generation, deaths or {}, on_step, settings)
+        life = Life(self._folder, generation, deaths or {}, on_step, settings, guides)
         self._lives.append((life, on_step))
         self.remote.connect(generation)
         return life
@@ -161,9 +169,31 @@ def open_gate() -> Gate:
 
 
 async def started_alone(front: Front) -> OutputStream:
-    """A request of the same prompt, once the queue has room."""
-    await front.until(lambda load: not (load.running or load.waiting))
+    """A request of the same prompt, once the four before it have left: the queue has room for one."""
+    await front.until(lambda load: load.requests_finished == 4)
     return await front.remote.start(request("alone"))
+
+
+async def test_constraints_and_prompt_scores_are_replayed(
+    front: Front, tokenizer: Tokenizer
+) -> None:
+    """The next engine follows the constraint from its beginning, and scores the whole prompt."""
+
+    def guides() -> Guides:
+        return Guides(tokenizer, tokenizer.vocab_size, [2])
+
+    life = front.begin(Gate(), max_batch_size=1, guides=guides())
+    await front.remote.start(request("a"))
+    await until(lambda: len(life.on_board()) == 1)
+    only = Constraint("choice", ("never",))
+    guided = await front.remote.start(request("b", 9, constraint=only, prompt_logprobs=1))
+    assert front.remote.gone(life.on_board(), DEAD) == 1
+    front.begin(open_gate(), guides=guides())
+    got = await outputs(guided)
+    assert tokenizer.decode(tokens(got), skip_special=False).startswith("never")
+    assert got[-1].finish is not None and got[-1].finish.reason is FinishReason.EOS
+    first, second = got[0].prompt_logprobs
+    assert first is None and second is not None
 
 
 async def test_what_has_an_output_is_not_replayed(front: Front) -> None:
@@ -247,6 +277,22 @@ class TestQuarantine:
         assert len(await outputs(other)) == 4
         await until(lambda: len(life.cleared) == 3)
         assert set(life.cleared) == {fingerprint(each) for each in suspects}
+
+    async def test_who_left_uncomputed_is_no_better_known(self, front: Front) -> None:
+        """A suspect that waited for a row and was cancelled stays one; it is cleared once it was computed."""
+        suspect = request("suspect", prompt=10)
+        gate = Gate()
+        life = front.begin(gate, {fingerprint(suspect): 1}, max_batch_size=1)
+        running = await front.remote.start(request("other"))
+        await until(lambda: len(life.on_board()) == 1)
+        (await front.remote.start(suspect)).close()
+        gate.open()
+        assert len(await outputs(running)) == 4
+        await front.until(lambda load: load.requests_finished == 2)
+        await outputs(await front.remote.start(request("later")))  # by then its end was looked at
+        assert life.cleared == []
+        await outputs(await front.remote.start(replace(suspect, id="again")))
+        await until(lambda: life.cleared == [fingerprint(suspect)])
 
     async def test_who_is_held_back_can_leave(self, front: Front) -> None:
         """By its deadline, by an abort, and by its reader; none of them is computed."""

@@ -2,7 +2,7 @@
 
 PacelineError
 ├── InvalidRequest        a bad field, a prompt that does not fit; `violations` names the fields
-├── QueueFull             the server's queue has no room; `retry_after_s` says when to come back
+├── QueueFull             no room in the queue, or in this token's limits; `retry_after_s` says when to come back
 ├── Unavailable           no server there, draining, or its engine is restarting
 ├── DeadlineExceeded      the deadline (`timeout_s`) passed
 ├── Cancelled             the call was cancelled
@@ -52,7 +52,7 @@ class InvalidRequest(PacelineError):
 
 
 class QueueFull(PacelineError):
-    """The server refused because its bounded queue is full; gRPC's own retries are already used up."""
+    """The queue is full, or this token's limits are reached; gRPC's own retries are already used up."""
 
     code = "RESOURCE_EXHAUSTED"
 

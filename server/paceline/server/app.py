@@ -16,11 +16,12 @@ from .errors import Unavailable
 from .frontend import Frontend
 from .guidance import Guides
 from .listener import Listener
-from .loader import Loaded, Loader, load_torch
+from .loader import Loaded, Loader
 from .request import FinishReason
 from .server_info import ServerInfo
 from .stream import Hub
 from .threads import in_daemon_thread
+from .torch_loader import load_torch
 
 logger = logging.getLogger(__name__)
 

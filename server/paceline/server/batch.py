@@ -21,7 +21,6 @@ from pydantic import Field
 
 from .config import EngineConfig, ModelConfig
 from .errors import PacelineError, SetupError
-from .guidance import Guides
 from .job import Job
 from .loader import Loaded
 from .offline import Entry
@@ -29,7 +28,7 @@ from .offline_jobs import prepare, read
 from .offline_run import Answer, KeptRunner, OfflineRun, Pass
 from .runner_port import Runner
 from .settings import Command, read_command
-from .tokenizer import Tokenizer
+from .torch_loader import load_torch
 
 _INTERRUPTED = 130
 
@@ -61,13 +60,6 @@ BATCH = Command(
 Loader = Callable[[BatchOptions], Loaded]
 
 
-def load_torch(options: BatchOptions) -> Loaded:
-    """The model that `options` names. SetupError if it cannot be loaded."""
-    from .runner.make import load_runner
-
-    return load_runner(options, options)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, 1 if a line failed, 2 where nothing could be run, 130 if interrupted."""
     try:
@@ -90,7 +82,7 @@ def run(options: BatchOptions, loader: Loader = load_torch) -> int:
         kept = KeptRunner(ready.runner)
         load_s = time.perf_counter() - started
         prepared = [prepare(entry, ready.tokenizer, ready.runner.info) for entry in requests]
-        passes = _run_passes(options, kept, ready.tokenizer, prepared)
+        passes = _run_passes(options, kept, ready, prepared)
         results = list(_results(requests, prepared, passes[-1]))
         output.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
     failed = sum("error" in result for result in results)
@@ -129,34 +121,24 @@ def _replaced(path: Path) -> Iterator[TextIO]:
 
 
 def _run_passes(
-    options: BatchOptions, runner: Runner, tokenizer: Tokenizer, prepared: list[Job | str]
+    options: BatchOptions, runner: Runner, ready: Loaded, prepared: list[Job | str]
 ) -> list[Pass]:
     """The passes that count. An interrupted one is the last, whether it was to count or not."""
     jobs = [job for job in prepared if isinstance(job, Job)]
     longest_first = options.order == "longest-first"
     unmeasured = int(options.warmup or options.repeat > 1)
-    guides = _guides(runner, tokenizer, jobs)
+    guided = any(job.request.constraint is not None for job in jobs)
+    guides = ready.guides() if guided else None  # ready before anything is measured
     passes = []
     with _sigterm_as_interrupt():
         for number in range(unmeasured + options.repeat):
-            done = OfflineRun(runner, options, tokenizer, guides).run(jobs, longest_first)
+            done = OfflineRun(runner, options, ready.tokenizer, guides).run(jobs, longest_first)
             if done.interrupted:
                 return [done]
             if number >= unmeasured:
                 passes.append(done)
             gc.collect()  # between passes rather than in one
     return passes
-
-
-def _guides(runner: Runner, tokenizer: Tokenizer, jobs: list[Job]) -> Guides | None:
-    """What constraints are followed with, if a job has one; ready before anything is measured."""
-    if all(job.request.constraint is None for job in jobs):
-        return None
-    info = runner.info
-    guides = Guides.of(tokenizer, info.vocab_size, info.eos_token_ids)
-    if guides is not None:
-        guides.prepare()
-    return guides
 
 
 @contextlib.contextmanager

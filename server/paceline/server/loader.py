@@ -29,10 +29,3 @@ class Loaded:
 
 
 Loader = Callable[[ServeConfig], Loaded]
-
-
-def load_torch(config: ServeConfig) -> Loaded:
-    """The model that `config` names. SetupError if it cannot be loaded."""
-    from .runner.make import load_runner
-
-    return load_runner(config, config)

@@ -117,12 +117,6 @@ class Sequence:
         ignores_eos = not self.request.stopping.eos_token_ids
         return self.guide.mask(self.banned or (self.guide.ends if ignores_eos else ()))
 
-    def append(self, token: int, now: float) -> None:
-        self.tokens.append(token)
-        self.last_token = now
-        if self.first_token is None:
-            self.first_token = now
-
     def end_reason(self, max_context: int) -> FinishReason | None:
         """Why the newest token is the last one, or None."""
         token, stopping = self.tokens[-1], self.request.stopping

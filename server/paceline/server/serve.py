@@ -13,10 +13,11 @@ from typing import Protocol
 from . import listen, security
 from .collector import settle
 from .config import ServeConfig
-from .loader import Loader, load_torch
+from .loader import Loader
 from .processes.count import count_frontends
 from .server_info import ServerInfo, version
 from .threads import end_process
+from .torch_loader import load_torch
 
 logger = logging.getLogger(__name__)
 

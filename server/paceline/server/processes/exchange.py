@@ -18,9 +18,10 @@ import zmq
 from ..engine import Engine
 from ..errors import EngineFailure, InvalidRequest, PacelineError, Violation
 from ..logs import fields
-from ..request import FinishReason, Output
+from ..request import Finish, FinishReason, Output
 from . import sockets
 from .flight_record import Passenger
+from .link import Link
 from .messages import (
     Abort,
     Aborted,
@@ -29,8 +30,6 @@ from .messages import (
     Cancel,
     Hello,
     LoadIs,
-    Other,
-    Outputs,
     Refused,
     Submit,
     ToFrontend,
@@ -43,54 +42,6 @@ from .quarantine import Quarantine
 logger = logging.getLogger(__name__)
 
 _YEAR_S = 365 * 86400.0
-
-
-class Link:
-    """The outputs on their way to one front end. Belongs to the engine's thread, but for `gone`."""
-
-    def __init__(self, endpoint: str, serial: int) -> None:
-        self.gone = False
-        self.serial = serial
-        self._endpoint = endpoint
-        self._socket: zmq.Socket[bytes] | None = None
-        self._batch = Outputs([], [], [])
-        self._others: set[int] = set()  # the slots of the batch's `others`
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is to be sent."""
-        return not (self._batch.slots or self._batch.others)
-
-    def add(self, slot: int, output: Output) -> None:
-        batch, tokens = self._batch, output.token_ids
-        plain = len(tokens) == 1 and output.finish is None
-        plain = plain and not (output.logprobs or output.prompt_logprobs)
-        if plain and slot not in self._others:
-            batch.slots.append(slot)
-            batch.tokens.append(tokens[0])
-        else:
-            more = (output.logprobs, output.finish, output.prompt_logprobs)
-            batch.others.append(Other(slot, tokens, *more))
-            self._others.add(slot)
-
-    def flush(self, last: bool = False) -> None:
-        """Sends what gathered as one message. Never blocks: the socket has no bound."""
-        batch, self._batch = self._batch, Outputs([], [], [])
-        self._others.clear()
-        if self.gone:
-            return
-        if self._socket is None:
-            # Connecting from this side, nothing is lost before the connection stands.
-            self._socket = sockets.make(zmq.PUSH)
-            self._socket.connect(self._endpoint)
-        batch.last = last
-        self._socket.send(encode(batch), zmq.NOBLOCK)
-
-    def close(self) -> None:
-        """Drops what a front end that is gone did not take, and sends the rest."""
-        if self._socket is not None:
-            self._socket.close(linger=0 if self.gone else None)
-            self._socket = None
 
 
 class _Owned:
@@ -131,9 +82,8 @@ class Exchange:
         self._cleared = cleared
         self._engine: Engine | None = None
         self._links: dict[bytes, Link] = {}
-        self._owned: dict[
-            str, _Owned
-        ] = {}  # added to by the loop's thread, emptied by the engine's
+        # Added to by the loop's thread, emptied by the engine's.
+        self._owned: dict[str, _Owned] = {}
         self._gone: set[bytes] = set()
         self._to_close: deque[Link] = deque()
         router = sockets.make(zmq.ROUTER)
@@ -158,7 +108,7 @@ class Exchange:
                 if not owned.unfinished:
                     del self._owned[output.request_id]
                     if owned.suspect:
-                        self._report_end(owned, output.finish.error is None)
+                        self._report_end(owned, _did_no_harm(output.finish))
             if owned.link.empty:
                 touched.append(owned.link)
             owned.link.add(owned.first + output.index, output)
@@ -276,7 +226,7 @@ class Exchange:
         submit = owned.submit
         if owned.held is not None:
             # The engine has to end it, and must not compute it: as one whose time is up, whichever it reads first.
-            over = replace(submit.request, deadline=None, time_limit=0.0)
+            over = replace(submit.request, deadline=None, time_limit=0.0, constraint=None)
             owned.submit = msgspec.structs.replace(submit, request=over)
             self._release(owned)
         self._running.cancel(submit.request.id, reason, index)
@@ -301,6 +251,11 @@ class Exchange:
         for owned in found:
             self._cancel(owned, FinishReason.ABORTED)
         return len(found)
+
+
+def _did_no_harm(finish: Finish) -> bool:
+    """Whether a suspect's end clears it: one that left before it was computed has shown nothing."""
+    return finish.error is None and finish.usage.completion_tokens > 0
 
 
 def _identity(serial: int) -> bytes:
