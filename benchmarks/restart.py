@@ -15,6 +15,7 @@ UNAVAILABLE, and those of the waiting requests that were not answered. Prints me
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import threading
@@ -58,10 +59,11 @@ class Health:
         return next(times, None)
 
     def _watch(self) -> None:
-        for response in self._stub.Watch(health_pb2.HealthCheckRequest()):
-            with self._changed:
-                self._changes.append((time.monotonic(), response.status))
-                self._changed.notify_all()
+        with contextlib.suppress(grpc.RpcError):  # the end: its channel is closed
+            for response in self._stub.Watch(health_pb2.HealthCheckRequest()):
+                with self._changed:
+                    self._changes.append((time.monotonic(), response.status))
+                    self._changed.notify_all()
 
 
 class Restarts:
