@@ -1,22 +1,26 @@
 """What masks cost: the time of a decode step with 1, 8 and 32 constrained rows, and how much of it goes into masks.
 
-    python benchmarks/guided.py [paceline batch's model flags]
+    python benchmarks/guided.py [--out FILE] [-- paceline batch's model flags]
 
 Every row goes on greedily from a random prompt; a constrained one writes a JSON array of records. A line a case: rows,
 how many of them are constrained, milliseconds a step (median), and how many of them masks and following tokens take.
-The step of constrained rows also holds what applying the masks and choosing from a copy of the logits costs.
+The step of constrained rows also holds what applying the masks and choosing from a copy of the logits costs. With
+--out writes JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from environment import machine
 from paceline.server.batch import BATCH, BatchOptions
 from paceline.server.guidance import Guide, Guides
 from paceline.server.pages import PagePool
@@ -64,8 +68,12 @@ class Stopwatch:
         return spent
 
 
-def main(argv: list[str]) -> None:
-    options = read_command(BATCH, ["-", "-", "--max-batch-size", str(max(ROWS)), *argv])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("flags", nargs="*", help="of `paceline batch`: the model's")
+    given = parser.parse_args()
+    options = read_command(BATCH, ["-", "-", "--max-batch-size", str(max(ROWS)), *given.flags])
     assert isinstance(options, BatchOptions)
     loaded, runner = load_runner(options, options)
     runner.warm_up()
@@ -75,9 +83,15 @@ def main(argv: list[str]) -> None:
     watch = Stopwatch()
     Guide.mask = watch.wrap(Guide.mask)  # type: ignore[method-assign]
     Guide.accept = watch.wrap(Guide.accept)  # type: ignore[method-assign]
+    cases = []
     for rows in ROWS:
         for constrained in (0, rows):
-            _print(rows, constrained, _measure(options, runner, found, watch, rows, constrained))
+            times = _measure(options, runner, found, watch, rows, constrained)
+            cases.append(_case(rows, constrained, times))
+            _print(cases[-1])
+    if given.out is not None:
+        told = {"machine": machine(), "flags": given.flags, "cases": cases}
+        given.out.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def _measure(
@@ -103,16 +117,24 @@ def _measure(
     return times
 
 
-def _print(rows: int, constrained: int, times: list[tuple[float, float]]) -> None:
-    step_s = statistics.median(whole for whole, _ in times)
-    mask_s = statistics.fmean(masks for _, masks in times)
-    most_s = max(masks for _, masks in times)
+def _case(rows: int, constrained: int, times: list[tuple[float, float]]) -> dict[str, float]:
+    return {
+        "rows": rows,
+        "constrained": constrained,
+        "step_ms": 1e3 * statistics.median(whole for whole, _ in times),
+        "masks_ms": 1e3 * statistics.fmean(masks for _, masks in times),
+        "masks_max_ms": 1e3 * max(masks for _, masks in times),
+    }
+
+
+def _print(case: dict[str, float]) -> None:
+    share = case["masks_ms"] / case["step_ms"]
     sys.stdout.write(
-        f"rows {rows:3d}  constrained {constrained:3d}  step {step_s * 1e3:7.2f} ms  "
-        f"masks {mask_s * 1e3:6.3f} ms ({mask_s / step_s:.1%}), at most {most_s * 1e3:.3f} ms\n"
+        f"rows {case['rows']:3d}  constrained {case['constrained']:3d}  step {case['step_ms']:7.2f} ms  "
+        f"masks {case['masks_ms']:6.3f} ms ({share:.1%}), at most {case['masks_max_ms']:.3f} ms\n"
     )
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,6 +1,6 @@
 """Clients that mean harm or are just broken, one kind after the other, and whether the others notice.
 
-    python benchmarks/hostile.py [--streams 10000] [--only slow_reader,ping_flood]
+    python benchmarks/hostile.py [--streams 10000] [--only slow_reader,ping_flood] [--out FILE]
 
 slow_reader    streams whose readers take nothing: others are served, memory stays bounded, their cancel frees the pages
 half_open      connections that begin HTTP/2 and say nothing more, and ones that send half a request
@@ -8,26 +8,28 @@ ping_flood     HTTP/2 pings as fast as they go: the connection is closed (too_ma
 idle_streams   so many streams open at once, as far as descriptors allow, most of them waiting in the queue
 big_message    4 MiB + 1 byte is refused with RESOURCE_EXHAUSTED before it is parsed, 4 MiB - 1 KiB is read
 
-Prints PASS or FAIL for each with what was seen; the exit code is the number of failures.
+Prints PASS or FAIL for each with what was seen, and with --out writes JSON; the exit code is the number of failures.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import resource
 import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
-from served import Server, served
+from served import Server, line, served
 
 FLAGS = (
     *("--mock", "--max-batch-size", "64", "--frontends", "0"),
@@ -203,18 +205,22 @@ def main() -> None:
     )
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--only", default=",".join(ATTACKS))
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    failures = 0
+    found: dict[str, dict[str, object]] = {}
     for name in options.only.split(","):
         with served([*FLAGS, "--mock-tokens-per-s", _PACE.get(name, "200")]) as server:
             try:
-                said = f"PASS | {ATTACKS[name](server, options.streams)}"
+                said = ATTACKS[name](server, options.streams)
                 assert server.alive, "the server is gone"
+                found[name] = {"passed": True, "seen": said}
             except (AssertionError, grpc.RpcError, TimeoutError, OSError) as error:
-                failures += 1
-                said = f"FAIL | {type(error).__name__}: {error}"
-        print(f"| {name} | {said} |", flush=True)  # noqa: T201
-    sys.exit(failures)
+                found[name] = {"passed": False, "seen": f"{type(error).__name__}: {error}"}
+        verdict = "PASS" if found[name]["passed"] else "FAIL"
+        print(line(name, verdict, found[name]["seen"]), flush=True)  # noqa: T201
+    if options.out is not None:
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    sys.exit(sum(not one["passed"] for one in found.values()))
 
 
 if __name__ == "__main__":

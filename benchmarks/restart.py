@@ -15,11 +15,9 @@ UNAVAILABLE, and those of the waiting requests that were not answered. Prints me
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import re
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,9 +31,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
+from served import served
 
 ENGINE = "paceline.server.processes.engine"
-SERVE = "import sys; from paceline.server.cli import main_serve; sys.exit(main_serve())"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 LONG, SHORT = 1500, 8  # tokens: of a call that runs when the engine is killed, of one that waits
 WAIT_S = 300.0
@@ -61,10 +59,11 @@ class Health:
         return next(times, None)
 
     def _watch(self) -> None:
-        for response in self._stub.Watch(health_pb2.HealthCheckRequest()):
-            with self._changed:
-                self._changes.append((time.monotonic(), response.status))
-                self._changed.notify_all()
+        with contextlib.suppress(grpc.RpcError):  # the end: its channel is closed
+            for response in self._stub.Watch(health_pb2.HealthCheckRequest()):
+                with self._changed:
+                    self._changes.append((time.monotonic(), response.status))
+                    self._changed.notify_all()
 
 
 class Restarts:
@@ -138,29 +137,20 @@ def _is_answered(call: Any) -> bool:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All deaths of one server."""
-    flags = ["--port", "0", "--metrics-port", "none", "--log-level", "warning", "--frontends", "1"]
-    flags += ["--max-batch-size", str(options.streams), *options.flags]
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVE, *flags], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert server.stdout is not None
-        found = re.search(r" serves (\S+) on (\S+:\d+) ", server.stdout.readline())
-        assert found is not None, "the server did not start"
-        with grpc.insecure_channel(found[2], [("grpc.enable_retries", 0)]) as channel:
-            process = psutil.Process(server.pid)
+    flags = ["--frontends", "1", "--max-batch-size", str(options.streams), *options.flags]
+    with served(flags) as server:
+        model = server.stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=30).name
+        with grpc.insecure_channel(server.target, [("grpc.enable_retries", 0)]) as channel:
+            process = psutil.Process(server.process.pid)
             restarts = Restarts(process, channel, options.streams, options.waiting)
             deaths = []
             for death in range(options.kills):
                 if death:
                     time.sleep(options.between_s)
                 deaths.append(restarts.kill())
-    finally:
-        server.terminate()
-        server.wait()
     medians = {name: statistics.median(each[name] for each in deaths) for name in deaths[0]}
     return {
-        "model": found[1],
+        "model": model,
         "streams": options.streams,
         "waiting": options.waiting,
         "medians": medians,

@@ -1,11 +1,12 @@
 """What TLS and bearer tokens cost: throughput with both over that in plaintext, at 32 streams.
 
-    python benchmarks/secure.py [--mock] [--streams 32] [--seconds 20] [--rounds 3] [--tokens 128] [--json]
+    python benchmarks/secure.py [--mock] [--streams 32] [--seconds 20] [--rounds 3] [--tokens 128] [--out FILE]
 
 Two servers stand side by side, one plain, one with TLS and tokens, and one client process measures them in turn,
 ROUNDS times, the order reversed every other time. A stream is asked for when another ended. `--mock` serves
 scripted tokens as fast as gRPC takes them, the worst case; without it the embedded model computes them. The ratio
-is that of the medians. Processor time is the server's own, for every 1000 tokens. Needs the openssl command.
+is that of the medians. Processor time is the server's own, for every 1000 tokens. Needs the openssl command. Prints
+tables, and with --out writes JSON.
 """
 
 from __future__ import annotations
@@ -14,39 +15,33 @@ import argparse
 import asyncio
 import contextlib
 import json
-import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from paceline.client import AsyncClient
 from paceline.server.bearer import digest_of
+from served import Server, line, served
 
 _TOKEN = "a token of this benchmark alone"
 _WARM_UP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class Side:
     """A running server and how to reach it."""
 
     name: str
-    pid: int
-    target: str
+    server: Server
     access: dict[str, Any]
 
     def processor_s(self) -> float:
         """Seconds that its processes have computed."""
-        process = psutil.Process(self.pid)
-        times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+        times = [each.cpu_times() for each in self.server.processes()]
         return sum(each.user + each.system for each in times)
 
 
@@ -57,21 +52,6 @@ class Row:
     server: str
     tokens_per_s: float
     server_cpu_s_per_1000_tokens: float
-
-
-@contextlib.contextmanager
-def server(name: str, flags: list[str], access: dict[str, Any]) -> Iterator[Server]:
-    """`paceline serve` as a program, ready."""
-    command = [sys.executable, "-m", "paceline.client.cli", "serve", "--port", "0"]
-    command += ["--metrics-port", "none", "--log-level", "warning", "--drain-timeout-s", "1"]
-    with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            found = re.search(r" on (127\.0\.0\.1:\d+) ", process.stdout.readline())
-            assert found is not None, "the server did not start"
-            yield Server(name, process.pid, found[1], access)
-        finally:
-            process.terminate()
 
 
 def protection(folder: Path) -> tuple[list[str], dict[str, Any]]:
@@ -87,7 +67,7 @@ def protection(folder: Path) -> tuple[list[str], dict[str, Any]]:
     return flags, {"ca": pem, "token": _TOKEN}
 
 
-async def measure(at: Server, options: argparse.Namespace) -> Row:
+async def measure(at: Side, options: argparse.Namespace) -> Row:
     """Keeps the streams busy; counts the tokens that arrive after a warm-up."""
     made = 0
 
@@ -100,7 +80,7 @@ async def measure(at: Server, options: argparse.Namespace) -> Row:
                 async for chunk in stream:
                     made += chunk.num_tokens
 
-    async with AsyncClient(at.target, **at.access) as client:
+    async with AsyncClient(at.server.target, **at.access) as client:
         tasks = [asyncio.create_task(keep_busy(client)) for _ in range(options.streams)]
         await asyncio.sleep(_WARM_UP_S)
         before, cpu_s, begun = made, at.processor_s(), time.perf_counter()
@@ -124,8 +104,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         secured, access = protection(Path(folder))
         both = [
-            stack.enter_context(server("plain", flags, {})),
-            stack.enter_context(server("TLS and token", [*flags, *secured], access)),
+            Side("plain", stack.enter_context(served(flags)), {}),
+            Side("TLS and token", stack.enter_context(served([*flags, *secured])), access),
         ]
         rows = [
             asyncio.run(measure(at, options))
@@ -138,18 +118,17 @@ def main() -> None:
 def _write(rows: list[Row], options: argparse.Namespace) -> None:
     plain, secured = (_median(rows, name) for name in ("plain", "TLS and token"))
     ratio = secured.tokens_per_s / plain.tokens_per_s
-    if options.json:
-        found = {"streams": options.streams, "mock": options.mock, "ratio": ratio}
-        found |= {"rows": [asdict(row) for row in rows]}
-        print(json.dumps(found))  # noqa: T201
-        return
-    lines = ["| server | tokens/s | server CPU s per 1000 tokens |", "|---|---:|---:|"]
+    lines = [line("server", "tokens/s", "server CPU s per 1000 tokens"), "|---|---:|---:|"]
     lines += [
-        f"| {row.server} | {row.tokens_per_s:,.0f} | {row.server_cpu_s_per_1000_tokens:.3f} |"
+        line(row.server, f"{row.tokens_per_s:,.0f}", f"{row.server_cpu_s_per_1000_tokens:.3f}")
         for row in (*rows, plain, secured)
     ]
     print("\n".join(lines))  # noqa: T201
     print(f"\nThe last two lines are medians; TLS and token cost {1 - ratio:.1%} of throughput.")  # noqa: T201
+    if options.out is not None:
+        found = {"streams": options.streams, "mock": options.mock, "ratio": ratio}
+        found |= {"rows": [asdict(row) for row in rows]}
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _median(rows: list[Row], name: str) -> Row:
@@ -170,7 +149,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
 

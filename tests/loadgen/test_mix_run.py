@@ -83,8 +83,8 @@ def test_conversations(server: ScriptedServer, run_locust: RunLocust, tmp_path: 
 def test_leaving_and_missing(
     own_server: ScriptedServer, run_locust: RunLocust, tmp_path: Path
 ) -> None:
-    """Planned cancels and missed deadlines end a level as good ends do: nothing failed, the server knows of each."""
-    late = {"prompt": json.dumps({"first_ms": 60_000.0}), "deadline_s": 0.1}
+    """Planned cancels and missed deadlines end a level as good ends do: nothing failed, the server knows."""
+    late = {"prompt": json.dumps({"first_ms": 60_000.0}), "deadline_s": 0.5}
     leaving = {"prompt": json.dumps({"gap_ms": 5.0}), "max_tokens": 100_000, "cancel_after": 4}
     path = tmp_path / "ends.jsonl"
     path.write_text("\n".join(map(json.dumps, [late, leaving, {"prompt": "{}", "max_tokens": 3}])))
@@ -97,5 +97,6 @@ def test_leaving_and_missing(
     assert counts["ok"] == by_end["OK"] >= 3
     assert run.failures == counts["failed"] == counts["shed"] == counts["cut"] == 0
     assert run.requests == len(run.records)
-    gone = counts["missed_deadline"] + counts["cancelled_by_plan"]
-    assert own_server.until_idle().requests_rejected == gone
+    left, late = counts["cancelled_by_plan"], counts["missed_deadline"]
+    # On a busy machine a deadline may pass before the call has reached the server.
+    assert left < own_server.until_idle().requests_rejected <= left + late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from paceline.loadgen.repeat_table import repeats_table
 from paceline.loadgen.repeats import middle_one, spread
 from paceline.loadgen.report_markdown import markdown_report
 from paceline.loadgen.report_page import report_page
+from paceline.loadgen.run_folder import write_levels
 from paceline.loadgen.summary import RunData, build_summary
 
 SPEEDS = (1.0, 1.2, 0.9)  # of the three repeats: the first is the one in the middle
@@ -110,6 +112,25 @@ def test_a_comparison_takes_the_noise_floor_from_repeats(summary: dict[str, Any]
     assert rate["repeats"] == [3, 3] and rate["floor_from"] == "repeats"
     assert rate["noise_floor"] == pytest.approx(1.2 / 0.9 - 1, rel=0.1)
     assert rate["verdict"] == "cannot tell"
+
+
+def test_a_run_that_ended_within_a_repeat(tmp_path: Path) -> None:
+    """levels.csv has every level, and columns of the repeats' own; what is shown has the number of its repeat."""
+    data = repeated()
+    other = [replace(one, mode="static") for one in data.modes[0].records]
+    data.modes = [replace(data.modes[0], mode="static", records=other), *data.modes[1:]]
+    summary = build_summary(data)
+    assert [level["repeats"] and level["repeats"]["shown"] for level in summary["levels"]] == [
+        None,
+        3,
+    ]
+    write_levels(tmp_path / "levels.csv", summary)
+    with (tmp_path / "levels.csv").open(newline="") as file:
+        static, continuous = csv.DictReader(file)
+    figures = summary["levels"][1]["repeats"]["figures"]["ttft_ms"]
+    assert static["repeats_ttft_ms_median"] == "" and static["ttft_ms_median"]
+    assert float(continuous["repeats_ttft_ms_median"]) == figures["median"]
+    assert float(continuous["ttft_ms_median"]) == figures["values"][1]
 
 
 def test_the_order_turns_by_one_each_time() -> None:

@@ -233,7 +233,7 @@ class Bench:
             self._baseline_s = self.progress.elapsed_s - begun_s
             self.data.baselines += baseline.points
             self.data.phases += baseline.phases(self.data.started)
-            if baseline.note:
+            if baseline.note and baseline.note not in self.data.run["notes"]:
                 self.data.run["notes"].append(baseline.note)
 
     @property

@@ -59,8 +59,8 @@ class Call:
                 self.status = "CANCELLED"
 
     def drop(self) -> None:
-        """Give the call up in place of sending it."""
-        self.t_send = self.t_end = self.clock()
+        """Give the call up in place of sending it. It stands where it was due, however late it is given up."""
+        self.t_send = self.t_end = self.clock() if self.t_int is None else self.t_int
         self.status = DROPPED
 
     def cut(self) -> None:

@@ -38,7 +38,8 @@ def compare_runs(
 
     `differing` names what the runs do not share; the caller decides whether to judge all the same.
     """
-    keys = [key for key in base[0].parts if any(key in run.parts for run in new)]
+    known = dict.fromkeys(key for run in base for key in run.parts)
+    keys = [key for key in known if any(key in run.parts for run in new)]
     refused = {key: why for key in keys if (why := client_bound([*base, *new], key))}
     kept = [key for key in keys if key not in refused]
     chosen = measures(slo)

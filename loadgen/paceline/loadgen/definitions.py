@@ -43,8 +43,9 @@ DEFINITIONS = (
     ),
     (
         "Dropped, late",
-        "Dropped: arrivals that were not sent, as too many were outstanding; they are misses of every SLO. Late: sent"
-        " more than 10 ms after they were due. `!`: the delay is degraded.",
+        "Dropped: arrivals that were not sent, as too many were outstanding, or as the load generator was so late that"
+        " their level had ended; they are misses of every SLO. Late: sent more than 10 ms after they were due. `!`: the"
+        " delay is degraded.",
     ),
     (
         "Saturation",

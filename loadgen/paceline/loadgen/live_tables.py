@@ -93,7 +93,7 @@ def _load_rows(
         ("cut", "in flight when the level or the run ended: no fault of anybody"),
         ("missed_deadline", "its own deadline passed first"),
         ("cancelled_by_plan", "left early, as the workload planned"),
-        ("dropped", "not sent, as too many were outstanding"),
+        ("dropped", "not sent: too many outstanding, or too late"),
     ):
         if end not in RARE or figures.counts[end]:
             yield _row(

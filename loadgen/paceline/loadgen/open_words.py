@@ -94,7 +94,7 @@ def flags(summary: Summary) -> list[tuple[str, str]]:
     late = [level for level in levels if level["client"]["dispatch_degraded"]]
     found = []
     if dropped:
-        text = f"{dropped:,} of {arrivals:,} arrivals were dropped, as too many were outstanding"
+        text = f"{dropped:,} of {arrivals:,} arrivals were dropped: too many were outstanding, or their level had ended"
         found.append(("warn", text))
     if late:
         text = "The load generator sent late (p99 over 10 ms and 1 % of the median TTFT): "

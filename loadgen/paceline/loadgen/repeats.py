@@ -46,14 +46,18 @@ FIGURES: dict[str, Callable[[Level], float | None]] = {
 }
 
 
-def joined(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The levels of one mode and target, one a repeat, as one level; `repeats` is None where it was measured once."""
+def joined(found: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """The levels of one mode and target, by the number of their repeat from 1 on, as one level.
+
+    `repeats` is None where it was measured once.
+    """
+    levels = list(found.values())
     if len(levels) == 1:
         return levels[0] | {"repeats": None}
     middle = middle_one(levels, output_rate)
     figures = {name: spread([read(level) for level in levels]) for name, read in FIGURES.items()}
-    shown = {"n": len(levels), "shown": levels.index(middle) + 1, "figures": figures}
-    return middle | {"repeats": shown}
+    number = next(number for number, level in found.items() if level is middle)
+    return middle | {"repeats": {"n": len(levels), "shown": number, "figures": figures}}
 
 
 def middle_one(items: Sequence[T], value: Callable[[T], float | None]) -> T:

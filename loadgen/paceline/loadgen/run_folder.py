@@ -101,7 +101,9 @@ def _new_folder(out: Path, name: str) -> Path:
 def write_levels(path: Path, summary: Mapping[str, Any]) -> None:
     """One line per mode and level, raw numbers, units in the names."""
     rows = [_level_row(level) for level in summary["levels"]]
-    names = list(rows[0]) if rows else [*levels_table(summary).headings]
+    # A run that ended early may have repeats of some levels alone.
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = names or [*levels_table(summary).headings]
     with path.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, names)
         writer.writeheader()
@@ -114,7 +116,7 @@ def _level_row(level: Mapping[str, Any]) -> dict[str, Any]:
     repeats = level["repeats"]
     row["repeats"] = repeats["n"] if repeats else 1
     for name, one in (repeats["figures"] if repeats else {}).items():
-        row |= {f"{name}_{part}": one[part] for part in ("median", "cv", "noise_floor")}
+        row |= {f"repeats_{name}_{part}": one[part] for part in ("median", "cv", "noise_floor")}
     row["steady"] = level["stable"]["verdict"] == "steady"
     row |= {name: level["counts"][name] for name in COUNTS}
     rates = level["throughput"] or {}

@@ -181,9 +181,8 @@ class Session:
         self._begun += 1
         return self._workload.prompt(number, self._stage.index)
 
-    def arrival(self, number: int, t_int: float) -> Call:
-        """Arrival `number` of an open loop, which is meant for `t_int`; it is not sent yet."""
-        stage = self._stage
+    def arrival(self, stage: Stage, number: int, t_int: float) -> Call:
+        """Arrival `number` of an open loop's level, which is meant for `t_int`; it is not sent yet."""
         phase = "warmup" if number < stage.warmup else "measure"
         prompt = self._workload.prompt(number, stage.index)
         call = Call(prompt, stage.index, stage.level, phase, self._clock, t_int=t_int)
@@ -211,7 +210,7 @@ class Session:
         self._late += call.t_send - call.t_int > LATE_S
 
     def drop(self, call: Call) -> None:
-        """Record a call that is not sent, as too many are outstanding."""
+        """Record a call that is not sent: too many are outstanding, or its level ended while this process was late."""
         call.drop()
         self._dropped += 1
         self._keep(call)

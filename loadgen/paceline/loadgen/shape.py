@@ -60,8 +60,9 @@ class LevelShape(LoadTestShape):
         rest = len(self._options.concurrency) - self._index - (self._phase != "ramp")
         clock, longest = self._level_clock, self._options.level_max_s
         spent = self._clock() - clock.opened_s if clock is not None else 0.0
-        running = max(0.0, longest + self._saved_s - spent) if self._phase == "steady" else 0.0
-        return max(0, rest) * longest + running
+        if self._phase == "steady":
+            return max(0, rest) * longest + max(0.0, longest + self._saved_s - spent)
+        return rest * longest + self._saved_s if rest > 0 else 0.0
 
     def tick(self) -> tuple[int, float] | None:
         """(users, users a second) of the next level; None when all are done."""

@@ -110,10 +110,11 @@ def _system(mode: ModeRun) -> dict[str, Any]:
 
 def _joined_levels(data: RunData) -> list[dict[str, Any]]:
     """Each level once, in the order in which modes and levels were first measured."""
-    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, float], dict[int, dict[str, Any]]] = {}
     for mode in sorted(data.modes, key=lambda one: one.repeat):
         for level in _levels(mode, data):
-            found.setdefault((mode.mode, level["target"]["value"]), []).append(level)
+            place = (mode.mode, level["target"]["value"])
+            found.setdefault(place, {})[mode.repeat + 1] = level
     return [joined(levels) for levels in found.values()]
 
 

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 PROBE_KIND = "probe"  # of short requests beside the load, which no figure of the load counts
-DROPPED = "DROPPED"  # status of an arrival that was not sent: too many were outstanding
+DROPPED = "DROPPED"  # status of an arrival that was not sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Record:
 
     @property
     def dropped(self) -> bool:
-        """An arrival that the generator did not send, as its cap on outstanding requests was reached."""
+        """An arrival that was not sent: too many were outstanding, or the generator was late until its level ended."""
         return self.status == DROPPED
 
     @property
