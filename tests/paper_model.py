@@ -75,5 +75,5 @@ def expected_tokens(prompt: Seq[int], count: int) -> tuple[int, ...]:
     request = Request("alone", tuple(prompt), SamplingParams(), StoppingParams(count), 0.0)
     alone = Sequence(request, 0, 0)
     for _ in range(count):
-        alone.append(next_token(alone, VOCAB_SIZE), 0.0)
+        alone.tokens.append(next_token(alone, VOCAB_SIZE))
     return tuple(alone.tokens[len(prompt) :])
