@@ -19,7 +19,7 @@ from paceline.client.cli import main as paceline
 from paceline.loadgen.compare_cli import exit_code
 from paceline.loadgen.compare_page import compare_page
 from paceline.loadgen.compare_tables import comparison_table, markdown_comparison
-from paceline.loadgen.compared_run import RunUnreadable, load_run, parts_of
+from paceline.loadgen.compared_run import ComparedRun, RunUnreadable, load_run, parts_of
 from paceline.loadgen.comparison import compare_runs
 from paceline.loadgen.slo import parse_slo
 from paceline.loadgen.summary import build_summary
@@ -114,6 +114,23 @@ def test_the_noise_floor_comes_from_repeats(
         assert row["verdict"] == "cannot tell"
     single = compare_runs(base[:1], new, slo=SLO)["rows"][0]
     assert single["floor_from"] == "sub-windows" and single["verdict"] == "slower"
+
+
+def test_few_repeats_are_not_trusted(
+    summary: dict[str, Any], records: dict[int, list[Record]]
+) -> None:
+    """Pairs of runs 10 per cent apart do not tell 30 per cent, for their spread is known badly; six of each do."""
+
+    def runs(seed: int, slower: float, times: int) -> list[ComparedRun]:
+        return [
+            as_run(str(n), summary, loop(records, seed + n, slower=slower * 1.1 ** (n % 2)))
+            for n in range(times)
+        ]
+
+    for times, verdict in ((2, "cannot tell"), (6, "slower")):
+        found = compare_runs(runs(0, 1.0, times), runs(10, 1.3, times), slo=SLO)
+        rates = [row for row in found["rows"] if row["measure"] == "output_tok_s"]
+        assert {row["verdict"] for row in rates} == {verdict}
 
 
 def test_a_level_run_again_after_another_is_a_repeat(records: dict[int, list[Record]]) -> None:

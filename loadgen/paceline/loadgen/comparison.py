@@ -2,17 +2,19 @@
 
 All arithmetic is on logarithms, so that twice as much and half as much are equally far from the same. A difference
 counts if it is larger than the threshold (the user's per cent or the noise floor, whichever is more) and than what
-chance makes of all figures together: its interval, at 95 % for the family of all figures, leaves out zero.
+chance makes of all figures together: its interval, at 95 % for the family of all figures, leaves out zero. Where the
+spread is that of a few repeats it is itself uncertain: quantiles are Student's, degrees of freedom Welch's
+(https://en.wikipedia.org/wiki/Welch%E2%80%93Satterthwaite_equation).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from paceline.loadgen.client_health import client_limits
 from paceline.loadgen.compared_run import ComparedRun, LevelKey, Part
@@ -24,6 +26,7 @@ from paceline.loadgen.wording import listing
 FASTER, SLOWER, UNSURE = "faster", "slower", "cannot tell"
 MACHINE = ("cpu", "cores_usable", "gpus")
 CONFIDENCE = 0.05
+_MANY = 1e9  # degrees of freedom with which Student's distribution is the normal one
 
 
 def compare_runs(
@@ -44,7 +47,7 @@ def compare_runs(
     kept = [key for key in keys if key not in refused]
     chosen = measures(slo)
     pairs = [(key, one) for key in kept for one in chosen]
-    strict = NormalDist().inv_cdf(1 - CONFIDENCE / (2 * max(1, len(pairs))))
+    strict = CONFIDENCE / max(1, len(pairs))
     random = np.random.default_rng(seed)
     rows = [
         _row(key, one, _parts(base, key), _parts(new, key), threshold, strict, random)
@@ -133,8 +136,9 @@ def _row(
     change = sides[1].log - sides[0].log
     spread = math.hypot(sides[0].spread, sides[1].spread)
     floor, source = max((side.floor() for side in sides), key=_certainty)
-    low, high = _interval(change, draws, spread)
-    real = abs(change) > strict * spread and not low <= 0 <= high
+    freedom = _freedom(sides)
+    low, high = _interval(change, draws, spread, freedom)
+    real = abs(change) > _quantile(strict, freedom) * spread and not low <= 0 <= high
     counts = real and abs(math.expm1(change)) > max(threshold, floor or 0.0)
     verdict = UNSURE if not counts else FASTER if change * measure.better > 0 else SLOWER
     row |= {"change": math.expm1(change), "change_ci95": [math.expm1(low), math.expm1(high)]}
@@ -146,11 +150,22 @@ def _certainty(floor: tuple[float | None, str | None]) -> tuple[bool, float]:
     return floor[1] == "repeats", floor[0] or 0.0
 
 
-def _interval(change: float, draws: Floats, spread: float) -> tuple[float, float]:
+def _interval(change: float, draws: Floats, spread: float, freedom: float) -> tuple[float, float]:
     """The bootstrap's 95 % interval, widened where repeats or quarters spread further than requests do."""
     low, high = np.quantile(draws, (CONFIDENCE / 2, 1 - CONFIDENCE / 2))
-    half = NormalDist().inv_cdf(1 - CONFIDENCE / 2) * spread
+    half = _quantile(CONFIDENCE, freedom) * spread
     return min(float(low), change - half), max(float(high), change + half)
+
+
+def _quantile(chance: float, freedom: float) -> float:
+    """How many spreads away chance comes so seldom, both sides together."""
+    return float(stdtrit(freedom, 1 - chance / 2))
+
+
+def _freedom(sides: Sequence[_Side]) -> float:
+    """Welch's degrees of freedom of the difference; many where it is the requests that spread."""
+    known = sum(side.spread**4 / side.freedom for side in sides)
+    return float(sum(side.spread**2 for side in sides) ** 2 / known) if known else _MANY
 
 
 class _Side:
@@ -169,7 +184,10 @@ class _Side:
         self.figure = math.exp(self.log)
         self.draws: Floats = np.mean([measure.draws(one, random) for one in values], axis=0)
         self._quarters = [one for part in values if (one := measure.sub_windows(part))]
-        self.spread = max(float(self.draws.std()), self._between())
+        within, between = float(self.draws.std()), self._between()
+        self.spread = max(within, between)
+        repeated = len(self._logs) > 1 and between > within
+        self.freedom = len(self._logs) - 1.0 if repeated else _MANY
 
     def _between(self) -> float:
         """Standard error of the figure by its repeats, or by the quarters of its window."""
