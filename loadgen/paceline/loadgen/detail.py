@@ -35,17 +35,12 @@ def detail(chosen: Sequence[Record], window_s: float | None) -> dict[str, Any]:
         "window_s": window_s,
         "prompt_tokens": [record.prompt_tokens for record in listed],
         "output_tokens": [record.counted_tokens for record in listed],
-        TTFT: [_ms(ttft_s(record)) for record in listed],
+        TTFT: [_ms(record.ttft_due_s) for record in listed],
         TPOT: [_ms(record.tpot_s) for record in listed],
         E2E: [_ms(e2e_s(record)) for record in listed],
         "state": "".join(_state(record) for record in listed),
         "curves": _curves(ordered),
     }
-
-
-def ttft_s(record: Record) -> float | None:
-    """From the schedule where there is one."""
-    return record.ttft_s if record.t_int is None else record.ttft_scheduled_s
 
 
 def e2e_s(record: Record) -> float:
@@ -66,7 +61,7 @@ def _curves(records: Sequence[Record]) -> dict[str, Any]:
     seen = [record for record in records if record.showed]
     ended = [record for record in records if record.ok]
     return {
-        TTFT: curve(ttft_s(record) for record in seen),
+        TTFT: curve(record.ttft_due_s for record in seen),
         TPOT: curve(record.tpot_s for record in ended),
         ITL: curve(gap for record in seen for gap in record.itl_s),
         E2E: curve(e2e_s(record) for record in ended),

@@ -11,7 +11,7 @@ from paceline.loadgen.timing import Record
 
 FEW = 5  # a group of fewer has no median to compare
 READ: dict[str, Callable[[Record], float | None]] = {
-    "ttft_ms": lambda record: record.ttft_s,
+    "ttft_ms": lambda record: record.ttft_due_s,
     "tpot_ms": lambda record: record.tpot_s,
     "norm_ms_per_tok": lambda record: record.normalised_s,
 }
@@ -23,7 +23,7 @@ def fairness(ended: Sequence[Record]) -> dict[str, Any]:
 
     `ratio` is the largest of the groups' medians over the median of all requests, of groups with at least five
     values: 1 where nobody waits longer than others. Equal prompts make no quartiles, one kind no kinds: the part is
-    None then.
+    None then. TTFT counts from the schedule where there is one.
     """
     return {"by_prompt": _parted(_by_prompt(ended)), "by_kind": _parted(_by_kind(ended))}
 

@@ -95,7 +95,7 @@ def _ttft(part: Part) -> Floats:
     if "ttft_ms" in lower_bounds(part.chosen):
         return np.array([], dtype=np.float64)
     seen = [record for record in part.chosen if record.showed]
-    values = [r.ttft_s if r.t_int is None else r.ttft_scheduled_s for r in seen]
+    values = [r.ttft_due_s for r in seen]
     return np.array([1e3 * value for value in values if value is not None], dtype=np.float64)
 
 

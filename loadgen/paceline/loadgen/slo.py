@@ -36,9 +36,9 @@ class Limit:
         """The latency that is bounded: from the schedule where there is one, else from the send."""
         if self.metric == "tpot":
             return record.tpot_s
-        if record.t_int is None:
-            return record.ttft_s if self.metric == "ttft" else record.e2e_s
-        return record.ttft_scheduled_s if self.metric == "ttft" else record.e2e_scheduled_s
+        if self.metric == "ttft":
+            return record.ttft_due_s
+        return record.e2e_s if record.t_int is None else record.e2e_scheduled_s
 
 
 @dataclass(frozen=True, slots=True)

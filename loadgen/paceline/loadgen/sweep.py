@@ -160,7 +160,7 @@ def _p99(values: list[float]) -> float | None:
 
 def medians(records: list[Record]) -> tuple[float | None, float | None]:
     """Median TTFT, from the schedule where there is one, and TPOT in seconds."""
-    waits = [r.ttft_s if r.t_int is None else r.ttft_scheduled_s for r in records]
+    waits = [r.ttft_due_s for r in records]
     return (
         _median([wait for wait in waits if wait is not None]),
         _median([r.tpot_s for r in records if r.tpot_s is not None]),

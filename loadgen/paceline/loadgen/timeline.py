@@ -92,7 +92,7 @@ def ttft_dots(records: Sequence[Record], start_s: float) -> dict[str, Any]:
     seen = sorted(
         (record.arrivals_s[0], ttft)
         for record in records
-        if (ttft := record.ttft_s if record.rate is None else record.ttft_scheduled_s) is not None
+        if (ttft := record.ttft_due_s) is not None
     )
     every = max(1, -(-len(seen) // MAX_DOTS))
     dots = [[round(at - start_s, 2), float(f"{1e3 * ttft:.4g}")] for at, ttft in seen[::every]]

@@ -138,6 +138,11 @@ class Record:
         return None if ttft is None or delay is None else ttft + delay
 
     @property
+    def ttft_due_s(self) -> float | None:
+        """TTFT as a user feels it: from the schedule where there is one, else from the send."""
+        return self.ttft_s if self.t_int is None else self.ttft_scheduled_s
+
+    @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first: (t_n - t_1) / (n - n_1). None where n = n_1."""
         later = sum(self.tokens[1:])
