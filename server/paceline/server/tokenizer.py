@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from .errors import SetupError
 
 # Role and content of each message, oldest first.
 Messages = Sequence[tuple[str, str]]
+_IMPORTING = threading.Lock()
 _GENERIC = "TokenizersBackend"  # transformers' class around the tokenizers library
 
 
@@ -141,7 +143,7 @@ class Tokenizer:
 
 def prepare() -> None:
     """Imports what `load` needs, which takes a second or two."""
-    from transformers import AutoTokenizer  # noqa: F401
+    _class("AutoTokenizer")
 
 
 def load(
@@ -154,18 +156,14 @@ def load(
         generic: the folder is known to have a `generic` one. Finding that out takes seconds: transformers
             loads the model's configuration class for it, and most of torch with that.
     """
-    import transformers
-
     path = Path(source)
     try:
         if generic:
-            inner = getattr(transformers, _GENERIC).from_pretrained(str(source))
+            inner = _class(_GENERIC).from_pretrained(str(source))
         elif path.suffix == ".gguf" and path.is_file():
-            inner = transformers.AutoTokenizer.from_pretrained(
-                str(path.parent), gguf_file=path.name
-            )
+            inner = _class("AutoTokenizer").from_pretrained(str(path.parent), gguf_file=path.name)
         else:
-            inner = transformers.AutoTokenizer.from_pretrained(
+            inner = _class("AutoTokenizer").from_pretrained(
                 str(source), trust_remote_code=trust_remote_code
             )
     except (OSError, ValueError) as exc:
@@ -173,6 +171,14 @@ def load(
             f"no tokenizer in {str(source)!r}: {_one_line(exc)}"
         ) from exc
     return Tokenizer(inner)
+
+
+def _class(name: str) -> Any:
+    """A class of transformers, one thread at a time: while it is imported it is not yet itself in `sys.modules`."""
+    with _IMPORTING:
+        import transformers
+
+        return getattr(transformers, name)
 
 
 def own_code(name: str, exc: Exception) -> SetupError | None:
