@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -30,6 +31,17 @@ def test_ratios_are_taken_at_one_concurrency(summary: dict[str, Any]) -> None:
         assert verdict["ratios"][mode] == pytest.approx(ours / other)
         assert ratio(ours / other) in verdict["headline"]
     assert rate(ours) in verdict["headline"]
+
+
+def test_short_windows_are_not_compared(summary: dict[str, Any]) -> None:
+    """Where hardly an answer ended in a level's window, the headline names no winner."""
+    hurried = copy.deepcopy(summary)
+    level = level_at(hurried, "static", 32)
+    assert level is not None
+    level["throughput"]["window_s"] = 0.5
+    sentence = verdicts(hurried)["headline"]
+    assert "too short" in sentence and "static" not in sentence
+    assert "too short" not in verdicts(summary)["headline"]
 
 
 def test_a_missing_level_moves_the_comparison_to_one_that_all_have() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paceline.loadgen import open_words
@@ -14,6 +14,7 @@ from paceline.loadgen.wording import listing, percent, rate, ratio
 
 Summary = Mapping[str, Any]
 NEAR_PEAK = 0.9
+SHORTEST_WINDOW_S = 2.0  # shorter ones measure which requests happened to end, not the server
 WORDS = {
     "sequential": "one request at a time",
     "static": "static batching",
@@ -75,7 +76,7 @@ def verdicts(summary: Summary) -> dict[str, Any]:
         found["headline"] = open_words.headline(summary, hero, levels, _word(hero))
         found["explanation"] = open_words.explanation(summary, hero, levels)
     else:
-        found["headline"] = _headline(found)
+        found["headline"] = _headline(summary, found)
         found["explanation"] = _explanation(summary, found)
     found["flags"] = flags(summary, found)
     return found
@@ -165,7 +166,7 @@ def _baseline_ratios(summary: Summary, hero: str | None) -> dict[str, Any]:
     return made
 
 
-def _headline(found: Mapping[str, Any]) -> str:
+def _headline(summary: Summary, found: Mapping[str, Any]) -> str:
     hero, reference = found["hero"], found["reference_concurrency"]
     if hero is None or reference is None:
         return "Nothing was measured to the end: see what is there below."
@@ -174,7 +175,16 @@ def _headline(found: Mapping[str, Any]) -> str:
     start = f"{name[:1].upper()}{name[1:]} made {rate(made)} tokens per second"
     start += f" with {reference} request{'s' if reference != 1 else ''} in flight"
     parts = [f"{ratio(found['ratios'][mode])} {_word(mode)}" for mode in found["ratios"]]
+    if parts and _too_short(summary, reference, [hero, *found["ratios"]]):
+        return f"{start}. The steady windows are too short to compare systems by: give the run more time."
     return f"{start}: {listing(parts)}." if parts else f"{start}."
+
+
+def _too_short(summary: Summary, reference: float, modes: Sequence[str]) -> bool:
+    """Whether a level's window lets less than a few answers end, on a machine slow for the time it was given."""
+    levels = [level_at(summary, mode, reference) for mode in modes]
+    windows = [level["throughput"].get("window_s") or 0.0 for level in levels if level]
+    return min(windows, default=0.0) < SHORTEST_WINDOW_S
 
 
 def _word(mode: str) -> str:
