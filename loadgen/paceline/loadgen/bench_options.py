@@ -12,12 +12,11 @@ from paceline.loadgen import open_options
 from paceline.loadgen.access import Access, without_secrets
 from paceline.loadgen.mix_options import MIX_CHECKS, MIX_HELP, MixOptions
 from paceline.loadgen.open_options import OpenOptions, add_open_arguments, read_open
-from paceline.loadgen.option_checks import concurrency_list
+from paceline.loadgen.option_checks import CHECKS, concurrency_list, slo_name
 from paceline.loadgen.presets import NAMES
-from paceline.loadgen.slo import DEFAULT, EXAMPLE, SloError, parse_slo
+from paceline.loadgen.slo import DEFAULT, EXAMPLE
 from paceline.loadgen.systems import MODES
 from paceline.loadgen.wire_options import WIRE_HELP, is_url
-from paceline.loadgen.workload import WorkloadError, make_workload
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
 QUICK_CONCURRENCY = (1, 4, 8)
@@ -131,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{name}", help=text)
     add(
         "--workload",
-        type=_workload,
+        type=CHECKS["workload"],
         default="chat",
         help=f"{', '.join(NAMES)} or a JSON-lines file",
     )
@@ -164,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--slo",
-        type=_slo,
+        type=slo_name,
         action="append",
         default=[],
         help=f"what goodput is counted under: {EXAMPLE} or a preset; may be given again",
@@ -187,21 +186,6 @@ def _modes(text: str) -> tuple[str, ...]:
     if not chosen:
         raise argparse.ArgumentTypeError("name at least one mode")
     return tuple(mode for mode in MODES if mode in chosen)
-
-
-def _workload(text: str) -> str:
-    try:
-        make_workload(text)
-    except WorkloadError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def _slo(text: str) -> str:
-    try:
-        return parse_slo(text).name
-    except SloError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _target(text: str) -> str:

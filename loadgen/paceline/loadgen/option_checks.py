@@ -90,9 +90,10 @@ def _workload(text: str) -> str:
     return text
 
 
-def _slo(text: str) -> str:
+def slo_name(text: str) -> str:
+    """The name of a preset or of limits. ArgumentTypeError where it is neither."""
     try:
-        return parse_slo(text).name if text else ""
+        return parse_slo(text).name
     except SloError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -108,7 +109,7 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     **MIX_CHECKS,
     **WIRE_CHECKS,
     "workload": _workload,
-    "slo": _slo,
+    "slo": lambda text: slo_name(text) if text else "",
     "out": _new_folder,
     "level_min_s": _at_least(float, 0),
     "level_max_s": _at_least(float, 0.1),
