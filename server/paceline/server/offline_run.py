@@ -17,10 +17,8 @@ from .engine import Engine
 from .errors import FeatureUnavailable, InvalidRequest, QueueFull, Unavailable
 from .guidance import Guides
 from .job import Job
-from .rectangles import Buckets
 from .request import FinishReason, Load, Output
-from .runner_port import Runner
-from .step import Sampled, Step
+from .runner_port import Runner, WrappedRunner
 from .stops import StopSet
 from .tokenizer import Tokenizer
 
@@ -51,27 +49,17 @@ class Pass:
     interrupted: bool
 
 
-class KeptRunner:
+class KeptRunner(WrappedRunner):
     """A runner for several engines one after the other: warmed up once, and closed by nobody but its owner."""
 
     def __init__(self, inner: Runner) -> None:
-        self.info = inner.info
-        self.num_pages = inner.num_pages
-        self.buckets: Buckets = inner.buckets
-        self.ahead = inner.ahead
-        self._inner = inner
+        super().__init__(inner)
         self._warm = False
 
     def warm_up(self) -> None:
         if not self._warm:
-            self._inner.warm_up()
+            super().warm_up()
             self._warm = True
-
-    def launch(self, step: Step) -> object:
-        return self._inner.launch(step)
-
-    def collect(self, handle: object) -> Sampled:
-        return self._inner.collect(handle)
 
     def close(self) -> None:
         """Leaves the model where it is."""

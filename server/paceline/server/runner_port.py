@@ -41,3 +41,26 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class WrappedRunner:
+    """A `Runner` that has another one do everything; subclasses change a part."""
+
+    def __init__(self, inner: Runner) -> None:
+        self.info = inner.info
+        self.num_pages = inner.num_pages
+        self.buckets = inner.buckets
+        self.ahead = inner.ahead
+        self._inner = inner
+
+    def warm_up(self) -> None:
+        self._inner.warm_up()
+
+    def launch(self, step: Step) -> object:
+        return self._inner.launch(step)
+
+    def collect(self, handle: object) -> Sampled:
+        return self._inner.collect(handle)
+
+    def close(self) -> None:
+        self._inner.close()

@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable
 
 from ..errors import StepOutOfMemory
-from ..rectangles import Buckets
-from ..runner_port import Runner
+from ..runner_port import Runner, WrappedRunner
 from ..step import Sampled, Step
 from .flight_record import FlightRecord
 
 _MOST_FAILURES = 3
 
 
-class RecordedRunner:
+class RecordedRunner(WrappedRunner):
     """Implements the engine's `Runner` with another one.
 
     Args:
@@ -23,17 +22,10 @@ class RecordedRunner:
     """
 
     def __init__(self, inner: Runner, record: FlightRecord, fatal: Callable[[], None]) -> None:
-        self.info = inner.info
-        self.num_pages = inner.num_pages
-        self.buckets: Buckets = inner.buckets
-        self.ahead = inner.ahead
-        self._inner = inner
+        super().__init__(inner)
         self._record = record
         self._fatal = fatal
         self._failures = 0
-
-    def warm_up(self) -> None:
-        self._inner.warm_up()
 
     def launch(self, step: Step) -> object:
         self._record.launching(step, time.monotonic())
@@ -55,9 +47,6 @@ class RecordedRunner:
             return sampled
         finally:
             self._record.landed(time.monotonic())
-
-    def close(self) -> None:
-        self._inner.close()
 
     def _failed(self, cause: Exception) -> None:
         if isinstance(cause, StepOutOfMemory):
