@@ -37,11 +37,18 @@ _WARM_UP = 1 / 3  # of a level
 KEPT, SLOWER = 0.9, 2.0
 
 
-def load(target: str, workload: str, **options: Any) -> list[Record]:
-    """What one run of the load generator recorded."""
+def load(target: str, workload: str, seconds: float, **options: Any) -> list[Record]:
+    """What one run of the load generator recorded, with a level of so many seconds."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        given = LoadOptions(target=target, workload=workload, out=str(out), **options)
+        given = LoadOptions(
+            target=target,
+            workload=workload,
+            level_min_s=seconds,
+            level_max_s=seconds,
+            out=str(out),
+            **options,
+        )
         log = subprocess.DEVNULL  # Locust's own table
         subprocess.run(command_line(given), check=True, stdout=log, stderr=log, cwd=folder)
         _, records = read_requests(out)
@@ -53,9 +60,8 @@ def capacity(target: str, workload: str, rows: int, seconds: float) -> float:
     records = load(
         target,
         workload,
+        seconds,
         concurrency=(rows,),
-        level_min_s=seconds,
-        level_max_s=seconds,
         level_requests=0,
         drain_s=1.0,
     )
@@ -71,9 +77,8 @@ def level(target: str, workload: str, rate: float, seconds: float) -> dict[str, 
     records = load(
         target,
         workload,
+        seconds,
         rates=(rate,),
-        level_min_s=seconds,
-        level_max_s=seconds,
         drain_s=30.0,
         max_outstanding=10_000,
     )

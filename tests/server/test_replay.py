@@ -286,7 +286,9 @@ class TestQuarantine:
         running = await front.remote.start(request("other"))
         await until(lambda: len(life.on_board()) == 1)
         (await front.remote.start(suspect)).close()
-        await front.remote.load()  # is answered after the cancel: else the suspect may get its row first
+        await (
+            front.remote.load()
+        )  # is answered after the cancel: else the suspect may get its row first
         gate.open()
         assert len(await outputs(running)) == 4
         await front.until(lambda load: load.requests_finished == 2)

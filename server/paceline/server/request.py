@@ -90,9 +90,8 @@ class Request:
     deadline: float | None = None  # past it the request fails with DEADLINE_EXCEEDED
     time_limit: float | None = None  # past it the completion ends with TIME_LIMIT
     constraint: Constraint | None = None
-    prompt_logprobs: int | None = (
-        None  # as `logprobs`, for the prompt's tokens; with completion 0 alone
-    )
+    # As `logprobs`, for the prompt's tokens; with completion 0 alone.
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

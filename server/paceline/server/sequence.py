@@ -52,10 +52,8 @@ class Sequence:
     first_token: float | None = None
     last_token: float | None = None
     slot: int = -1  # its number among the running ones, 0 .. max_batch_size - 1; -1 while it waits
-    place: tuple[float, int] = (
-        0.0,
-        0,
-    )  # in the queue, and in the order of rows; smaller goes first
+    # In the queue, and in the order of rows; smaller goes first.
+    place: tuple[float, int] = (0.0, 0)
     sampling: SamplingParams = field(init=False)
     expires: float = field(init=False)  # at its deadline or time limit; infinity without either
     queued: bool = True  # until it first joins
