@@ -112,9 +112,7 @@ async def test_a_deadline_that_cannot_be_met_costs_nothing(tokenizer: Tokenizer)
         calls = [asyncio.ensure_future(served.stub.Generate(request)) for _ in range(3)]
         await served.until(lambda load: len(served.in_flight) == 3)
         # What the engine would have seen after a minute in which nobody got his turn.
-        door = served.app.engine._door  # type: ignore[union-attr]
-        door.planned(2, 0.0)
-        door.planned(2, 60.0)
+        served.app.engine._door._rate.passed(60.0)  # type: ignore[union-attr]
         steps = (await served.load()).steps
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await served.stub.Generate(request, timeout=10)
