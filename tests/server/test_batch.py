@@ -190,6 +190,22 @@ def test_an_interrupt_loses_nothing(
     assert summary(capsys)["interrupted"] is True
 
 
+@pytest.mark.parametrize(("order", "expected"), [("longest-first", "321"), ("given", "123")])
+def test_who_starts_first(order: str, expected: str, files: Files) -> None:
+    """By default the longest answers start first; results stay in the file's order either way."""
+    files.write(*({"id": str(i), "prompt": "a", "max_tokens": 3 * i} for i in (1, 2, 3)))
+    started: list[str] = []
+
+    def on_step(step: Step) -> None:
+        started.extend(row.sequence.request_id for row in step.rows if row.start == 0)
+
+    runner = MockRunner(vocab_size=VOCAB_SIZE, on_step=on_step)
+    flags = ("--mode", "sequential", "--order", order)
+    assert files.run(*flags, runner=runner) == 0
+    assert "".join(started) == expected
+    assert [result["id"] for result in files.results] == ["1", "2", "3"]
+
+
 def test_repeats_are_measured_after_a_warm_up(
     files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .collector import settle
 from .completion import Completion, Delta
@@ -147,7 +147,8 @@ class OfflineRun:
             completion = Completion(job, 0, self._tokenizer, stops)
             self._open[job.request.id] = _Open(position, completion, bool(stops))
             try:
-                self._engine.submit(job.request)
+                # It queues from now on: the engine lets in who came first, and jobs were read in the file's order.
+                self._engine.submit(replace(job.request, arrival=time.monotonic()))
             except QueueFull as exc:
                 del self._open[job.request.id]
                 if self._open:
