@@ -1,10 +1,10 @@
-"""Times the host's part of a step: planning it, applying its tokens, building the outputs.
+"""Times the host's part of a step: planning it, laying it out for a GPU, applying its tokens, building the outputs.
 
     python benchmarks/scheduler.py [--rows 256] [--waiting 256] [--steps 2000] [--ahead] [--json]
 
 Two loads in continuous mode, each with a full waiting line: `steady`, where all rows decode and nobody
 comes or goes, and `stream`, where rows end and others join all the time. Reports the median and the 99th
-percentile, in milliseconds, of plan, apply and their sum. `--ahead` plans each step before the one
+percentile, in milliseconds, of plan, stage, apply and their sum. `--ahead` plans each step before the one
 before it is applied, as on a GPU.
 """
 
@@ -22,10 +22,12 @@ from paceline.server.config import EngineConfig
 from paceline.server.pages import PagePool
 from paceline.server.rectangles import Buckets
 from paceline.server.request import Request, SamplingParams, StoppingParams
+from paceline.server.runner import staging
 from paceline.server.scheduler import Scheduler
 from paceline.server.step import Sampled, Step
 
 PAGE_SIZE = 16
+BLOCK_Q = 16  # tokens of a prompt that attention takes together
 MAX_CONTEXT = 4096
 # As on a GPU: rows are not padded, the line of tokens is.
 BUCKETS = Buckets(rows=(), width=1, lines=tuple(2**i for i in range(13)))
@@ -86,7 +88,8 @@ def _stream(rows: int, waiting: int, steps: int, ahead: bool) -> Times:
 
 
 def _time(scheduler: Scheduler, steps: int, ahead: bool, before: Callable[[], None]) -> Times:
-    times: Times = {"plan": [], "apply": [], "sum": []}
+    times: Times = {"plan": [], "stage": [], "apply": [], "sum": []}
+    stage = _Stage(scheduler)
     in_flight: Step | None = None
     for _ in range(steps):
         before()
@@ -94,6 +97,10 @@ def _time(scheduler: Scheduler, steps: int, ahead: bool, before: Callable[[], No
         scheduler.expire(started)
         step = scheduler.plan(started)
         planned = time.perf_counter() - started
+        started = time.perf_counter()
+        if step is not None:
+            stage(step)
+        staged = time.perf_counter() - started
         done = in_flight if ahead else step
         in_flight = step
         if done is None:
@@ -103,9 +110,29 @@ def _time(scheduler: Scheduler, steps: int, ahead: bool, before: Callable[[], No
         scheduler.apply(done, sampled, started)
         applied = time.perf_counter() - started
         times["plan"].append(planned)
+        times["stage"].append(staged)
         times["apply"].append(applied)
-        times["sum"].append(planned + applied)
+        times["sum"].append(planned + staged + applied)
     return times
+
+
+class _Stage:
+    """Lays steps out in a host's line, as the GPU's runner does."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._slots = scheduler.bounds.rows
+        self._residents = staging.Residents(self._slots, PAGE_SIZE)
+        self._fields: dict[int, staging.Fields[np.ndarray]] = {}
+
+    def __call__(self, step: Step) -> None:
+        contents = staging.read(step, self._residents)
+        fields = self._fields.get(step.line)
+        if fields is None:
+            slots, tokens = self._slots, step.line
+            shape = staging.Shape(tokens, slots, slots + tokens, slots + tokens, BLOCK_Q, 1)
+            fields = staging.split(np.zeros(shape.length, dtype=np.int32), shape)
+            self._fields[tokens] = fields
+        staging.fill(fields, contents, BLOCK_Q)
 
 
 def _figures(times: Times) -> dict[str, dict[str, float]]:

@@ -134,9 +134,9 @@ class Singles:
     @classmethod
     def of(cls, rows: tuple[Row, ...], at: int) -> Singles:
         sequences = [row[0] for row in rows]
-        starts = np.array([row[1] for row in rows], dtype=np.int64)
-        prompts = np.array([sequence.num_prompt for sequence in sequences], dtype=np.int64)
-        known = np.array([len(sequence.tokens) for sequence in sequences], dtype=np.int64)
+        starts = _column([row[1] for row in rows])
+        prompts = _column([sequence.num_prompt for sequence in sequences])
+        known = _column([len(sequence.tokens) for sequence in sequences])
         tokens = np.full(len(rows), DEVICE_TOKEN, dtype=np.int32)
         # With a step in flight the newest token is on the device alone.
         for i in np.flatnonzero(starts < known):
@@ -144,12 +144,17 @@ class Singles:
         return cls(
             rows=rows,
             at=at,
-            slots=np.array([sequence.slot for sequence in sequences], dtype=np.int64),
+            slots=_column([sequence.slot for sequence in sequences]),
             starts=starts,
-            stays=np.array([sequence.stay for sequence in sequences], dtype=np.int64),
+            stays=_column([sequence.stay for sequence in sequences]),
             tokens=tokens,
             positions=starts + 1 - prompts,
         )
+
+
+def _column(values: list[int]) -> np.ndarray:
+    """As `np.array`, in half the time: a step has six of them."""
+    return np.fromiter(values, dtype=np.int64, count=len(values))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,7 +246,7 @@ def _fill_singles(
 
 
 def _sample_singles(fields: Fields[np.ndarray], singles: Singles, sampled: int) -> int:
-    samples = np.array([row[3] for row in singles.rows], dtype=bool)
+    samples = _column([row[3] for row in singles.rows]).astype(bool)
     these = slice(sampled, sampled + int(samples.sum()))
     fields.sample_at[these] = singles.at + np.flatnonzero(samples)
     fields.sample_slots[these] = singles.slots[samples]
