@@ -20,7 +20,6 @@ from paceline.server.offline_run import KeptRunner
 from paceline.server.request import Output, Request, SamplingParams, StoppingParams, TokenLogprobs
 from paceline.server.runner.dummy import shape_config
 from paceline.server.settings import read_command
-from paceline.server.step import Sampled
 from paceline.server.torch_loader import load_torch
 from roofline import Shape
 
@@ -34,23 +33,8 @@ class Driven:
     """What the engine delivered: (seconds, tokens) for each step, and all that each request got."""
 
     stamps: list[tuple[float, int]] = field(default_factory=list)
-    waited_s: list[float] = field(
-        default_factory=list
-    )  # for the device and in here, up to each stamp
     tokens: dict[str, list[int]] = field(default_factory=dict)
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
-
-
-class _Watched(KeptRunner):
-    """Notes how long the engine's thread waits for the device."""
-
-    waited_s = 0.0
-
-    def collect(self, handle: object) -> Sampled:
-        started = time.perf_counter()
-        sampled = super().collect(handle)
-        self.waited_s += time.perf_counter() - started
-        return sampled
 
 
 class Loaded:
@@ -64,7 +48,7 @@ class Loaded:
         self.options: BatchOptions = read_command(BATCH, ["-", "-", *flags])
         started = time.perf_counter()
         self.ready: loader.Loaded = load_torch(self.options)
-        self.runner = _Watched(self.ready.runner)
+        self.runner = KeptRunner(self.ready.runner)
         loaded = time.perf_counter()
         self.drive([self.request("warm-up", 8, 2)])
         self.load_s, self.warm_s = loaded - started, time.perf_counter() - loaded
@@ -118,8 +102,6 @@ class Loaded:
                 left -= output.finish is not None
             driven.stamps.append((now, made))
             on_step(made)
-            driven.waited_s.append(self.runner.waited_s)
-            self.runner.waited_s += time.perf_counter() - now
             if left == 0:
                 finished.set()
 

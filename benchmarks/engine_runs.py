@@ -7,8 +7,7 @@ The first argument is a JSON list of cases, the others are `paceline batch`'s fl
 and one for each case, as soon as it is measured. Kinds:
 
 - steps: `rows` equal requests of `prompt` random tokens and `output` more, or of so many that they stand around
-  `context` tokens. The time of a decode step is wall time over steps, in the second half of those that had every row;
-  `host_ms` is what of it the engine's thread did not wait for the device.
+  `context` tokens. The time of a decode step is wall time over steps, in the second half of those that had every row.
 - offline: a file of requests, its first `limit` ones, in `mode` and `order`, `repeat` times after `warmup` passes.
 - neighbours: whether `targets` requests get bit-identical tokens and log-probabilities alone and in two crowds of
   `rows`.
@@ -63,8 +62,6 @@ def steps(loaded: Loaded, case: Case) -> Case:
     times = [later - earlier for earlier, later in itertools.pairwise(stamps)]
     second = times[len(times) // 2 :]
     step_s = statistics.fmean(second)
-    waits = [made.waited_s[i] for i in full]
-    waited_s = (waits[-1] - waits[-1 - len(second)]) / len(second)
     return {
         "prompt": prompt,
         "output": output,
@@ -74,7 +71,6 @@ def steps(loaded: Loaded, case: Case) -> Case:
         "step_ms": step_s * 1e3,
         "step_ms_median": statistics.median(second) * 1e3,
         "step_ms_max": max(second) * 1e3,
-        "host_ms": (step_s - waited_s) * 1e3,
         "tok_s": rows / step_s,
     }
 

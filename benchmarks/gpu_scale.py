@@ -45,7 +45,7 @@ class Scale:
     context_rows: tuple[int, ...] = (1, 16)
     long_context: int = 8192
     long_step_tokens: int = 8192
-    profile_rows: str = "1,64"
+    profile_rows: str = "1,64,256"
     levels: str = "1,16,64,256"
     stream_prompt: int = 128
     stream_output: int = 128

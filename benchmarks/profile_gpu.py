@@ -4,7 +4,8 @@
 
 The first argument is numbers of rows, the others are `paceline batch`'s flags. For each it runs so many equal requests,
 profiles 50 steps in the middle, and prints one JSON line: kernels by their share, calls by which the host waits or
-copies, per step, and the share of the time in which the device computed. Steps take longer under the profiler.
+copies, per step, the time that the engine's thread spends outside of the driver's calls (planning, staging, applying,
+delivering), and the share of the time in which the device computed. Steps take longer under the profiler.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ SYNCHRONISING = (
     "hipEventSynchronize",
     "hipMemcpy",
 )
+# Its calls wait where the device is busy: none of that is the host's own work.
+DRIVER = ("cuda", "cu", "hip")
 WATCHED = (
     *SYNCHRONISING,
     "cudaMemcpyAsync",
@@ -102,8 +105,10 @@ def summary(found: Iterable[Event], steps: int) -> dict[str, Any]:
     device = [event for event in found if event.on_device]
     host = [event for event in found if not event.on_device]
     timed = device or host
-    begin = min(event.start for event in timed)
-    end = max(event.start + event.duration for event in timed)
+    driver = [event for event in host if event.name.startswith(DRIVER)]
+    first, last = span(host or device)
+    own = (last - first) - covered(driver)
+    begin, end = span(timed)
     totals: defaultdict[str, int] = defaultdict(int)
     counts: Counter[str] = Counter()
     for event in timed:
@@ -126,8 +131,15 @@ def summary(found: Iterable[Event], steps: int) -> dict[str, Any]:
             for name, total in top
         ],
         "host_calls_per_step": {name: count / steps for name, count in sorted(calls.items())},
+        "host_own_ms_per_step": own / steps / 1e6 if driver else None,
         "synchronising_calls_per_step": sum(calls[name] for name in SYNCHRONISING) / steps,
     }
+
+
+def span(found: Iterable[Event]) -> tuple[int, int]:
+    """When the first of the events began and the last one ended."""
+    found = list(found)
+    return min(e.start for e in found), max(e.start + e.duration for e in found)
 
 
 def covered(found: Iterable[Event]) -> int:

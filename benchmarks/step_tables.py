@@ -61,8 +61,8 @@ def _step_table(results: Result, units: dict[str, Result], reference: Result) ->
     """Beside each step the time that the device needs at least, by its own measured rates."""
     device = _device(results)
     peers = f" {reference['system']} ms |"
-    yield f"| model's shape | rows | context | step ms | host ms | tok/s | floor ms | set by | step / floor |{peers}"
-    yield "|---|---:|---:|---:|---:|---:|---:|---|---:|" + "---:|"
+    yield f"| model's shape | rows | context | step ms | tok/s | floor ms | set by | step / floor |{peers}"
+    yield "|---|---:|---:|---:|---:|---:|---|---:|" + "---:|"
     for name, unit in units.items():
         for case in unit["cases"]:
             if "step_ms" not in case:
@@ -75,7 +75,6 @@ def _step_table(results: Result, units: dict[str, Result], reference: Result) ->
                 f"{case['rows']}",
                 f"{case['context_mean']:.0f}",
                 f"{case['step_ms']:.2f}",
-                f"{case['host_ms']:.2f}" if "host_ms" in case else "",
                 rate(case["tok_s"]),
                 f"{floor:.2f}",
                 kind,
@@ -90,13 +89,18 @@ def profile(results: Result, reference: Result) -> Iterator[str]:
     for shape, unit in units_of(results, "profile/").items():
         for case in unit["cases"]:
             busy = case["device_busy_share"]
-            waits = case["host_calls_per_step"]
+            waits, own = case["host_calls_per_step"], case.get("host_own_ms_per_step")
             calls = ", ".join(f"{name} {count:g}" for name, count in waits.items()) or "none"
             yield f"### Kernels of {shape}, {case['rows']} rows\n"
             yield (
                 f"{case['steps']} steps under the profiler, {case['window_ms_per_step']:.2f} ms each"
                 + ("" if busy is None else f"; the device computed {busy:.0%} of the time")
-                + f". Calls of the host a step: {calls}.\n"
+                + f". Calls of the host a step: {calls}."
+                + (
+                    f" Its own work, outside of the driver's calls: {own:.2f} ms.\n"
+                    if own
+                    else "\n"
+                )
             )
             yield "| kernel | share | calls a step | us a call |"
             yield "|---|---:|---:|---:|"

@@ -67,6 +67,7 @@ class TestProfile:
             Event("attention", True, 50, 10),
             Event("cudaGraphLaunch", False, 0, 5),
             Event("cudaStreamSynchronize", False, 5, 55),
+            Event("aten::zeros", False, 64, 6),
         ]
         found = summary(events, steps=2)
         assert [(line["name"], line["share"]) for line in found["top"]] == [
@@ -76,6 +77,7 @@ class TestProfile:
         assert found["device_busy_share"] == pytest.approx(40 / 60)
         assert found["synchronising_calls_per_step"] == 0.5
         assert found["host_calls_per_step"]["cudaGraphLaunch"] == 0.5
+        assert found["host_own_ms_per_step"] == pytest.approx((70 - 60) / 2 / 1e6)
 
 
 @pytest.fixture(scope="module")
