@@ -116,4 +116,7 @@ def _refuse_malformed(request: Any) -> None:
 async def _end(context: Any, error: Exception) -> None:
     if context.cancelled() or context.done():  # nobody is there to be told
         raise asyncio.CancelledError from error
-    await abort(context, public_error(error))
+    try:
+        await abort(context, public_error(error))
+    except grpc.aio.InternalError as exc:  # the call ended just now
+        raise asyncio.CancelledError from exc

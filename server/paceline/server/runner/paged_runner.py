@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from ..config import EngineConfig, ModelConfig
 from ..errors import StepOutOfMemory
-from ..rectangles import Buckets
 from ..step import Sampled, Step
 from . import staging
 from .choosing import prompt_logprobs, raw_prompt_logprobs
@@ -30,16 +28,13 @@ from .memory import MIB, pages_that_fit
 from .paged_model import PagedModel
 from .paged_sampling import PagedSampling, Pending, to_host
 from .sampling import RawLogprobs
+from .shapes import Shapes
 from .staging import Fields, Shape
-from .triton_attention import SPLIT, PagedStep, block_q, splits_for
+from .triton_attention import PagedStep
 from .triton_layer import begin
 
 logger = logging.getLogger(__name__)
 
-_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-# Products of large lines are tiled by 128 tokens.
-_LINES = (*_ROWS, *range(640, 2049, 128), 2560, 3072, *range(4096, 65537, 2048))
-_MIXED_FROM = 16  # shorter lines with prompt chunks in them are padded to this
 _SCORES = 128  # places for prompt tokens' logits, or a multiple of it
 _IN_FLIGHT = 3  # lines on the host: one being copied, one waiting behind it, one being filled
 
@@ -89,16 +84,19 @@ class PagedRunner:
         most_tokens = max(engine.max_step_tokens, engine.max_batch_size)
         if engine.deterministic:
             most_tokens = max(most_tokens, engine.prefill_chunk)
-        # The largest batch is a bucket: steps of decoding rows alone are no longer than that.
-        lines = sorted({*_up_to(_LINES, most_tokens), self._slots})
-        self.buckets = Buckets(rows=(), width=1, lines=tuple(lines))
-        self._row_buckets = _up_to(_ROWS, self._slots)
-        self._shortest_mixed = next((size for size in lines if size >= _MIXED_FROM), lines[-1])
         model = loaded.model
         kv = KVShape.of(model, engine.page_size)
         context = loaded.info.max_context_tokens
-        self._heads = (int(model.config.get_text_config().num_attention_heads), kv.num_kv_heads)
-        self._max_pages = -(-context // engine.page_size)
+        self._shapes = Shapes(
+            slots=self._slots,
+            most_tokens=most_tokens,
+            context=context,
+            page_size=engine.page_size,
+            heads=int(model.config.get_text_config().num_attention_heads),
+            kv_heads=kv.num_kv_heads,
+        )
+        self.buckets = self._shapes.buckets
+        self._max_pages = self._shapes.longest // engine.page_size
         self._model = _computes(loaded, config, context)
         self._make_tables(loaded)
         self.num_pages = 1 + self._size_cache(kv, config)
@@ -110,7 +108,7 @@ class PagedRunner:
         """Compiles and captures every usual shape, the largest first, so that later ones fit in its memory."""
         self._take_device()
         started, before = time.monotonic(), self._free()
-        shapes = list(self.usual_shapes())
+        shapes = list(self._shapes.usual())
         for number, shape in enumerate(shapes, 1):
             with torch.cuda.stream(self._stream):
                 self._sampling.prepare(self._graphs, self._run(shape))
@@ -140,7 +138,7 @@ class PagedRunner:
     def _launch(self, step: Step) -> _Launched:
         contents = staging.read(step, self._residents)
         self._sampling.joined(contents.joined)
-        shape = self._shape(step, contents)
+        shape = self._shapes.of(step, contents)
         host, device = self._next_line(shape)
         staging.fill(host, contents, shape.block_q)
         self._send_overflow(contents.news[3 * shape.updates :])
@@ -184,7 +182,7 @@ class PagedRunner:
     def _make_tables(self, loaded: LoadedModel) -> None:
         """Everything that graphs read and write, at its largest."""
         device, slots = self._device, self._slots
-        length = max(shape.length for shape in self.usual_shapes())
+        length = max(shape.length for shape in self._shapes.usual())
         self._page_table = torch.zeros((slots, self._max_pages), dtype=torch.int32, device=device)
         self._line = torch.zeros(length, dtype=torch.int32, device=device)
         self._lines = [_host_line(length, self._on_gpu) for _ in range(_IN_FLIGHT)]
@@ -209,48 +207,12 @@ class PagedRunner:
             torch.cuda.reset_peak_memory_stats(self._device)
             before = torch.cuda.memory_allocated(self._device)
             graphs, self._graphs = self._graphs, Graphs(False)
-            longest = self._max_pages * self._engine.page_size
-            most = self.buckets.lines[-1]
-            self._run(self._mixed_shape(most, self._slots, splits_for(longest)))
+            self._run(self._shapes.largest)
             torch.cuda.synchronize(self._device)
             self._graphs = graphs
             working = torch.cuda.max_memory_allocated(self._device) - before
             torch.cuda.empty_cache()
         return min(wanted, pages_that_fit(kv.page_bytes, self._device, config, working))
-
-    def usual_shapes(self) -> Iterator[Shape]:
-        """All but those for the longest contexts of models that have very long ones."""
-        most = splits_for(min(self._max_pages * self._engine.page_size, 16 * SPLIT))
-        for splits in sorted({1, most}):
-            for tokens in reversed(self.buckets.lines):
-                if tokens >= _MIXED_FROM:
-                    for rows in self._mixed_rows(tokens):
-                        yield self._mixed_shape(tokens, rows, splits)
-            for rows in reversed(self._row_buckets):
-                yield self._decode_shape(rows, splits)
-
-    def _mixed_rows(self, tokens: int) -> list[int]:
-        """Sampling rows that lines with prompt chunks are padded to: few, as each is a graph for each length."""
-        sizes = sorted({min(rows, self._slots) for rows in (8, 64, self._slots)})
-        return [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < tokens]
-
-    def _decode_shape(self, rows: int, splits: int) -> Shape:
-        return Shape(rows, rows, rows, rows, 1, splits)
-
-    def _mixed_shape(self, tokens: int, rows: int, splits: int) -> Shape:
-        # Short lines are mostly decoding rows, to which a high tile is of no use.
-        size = block_q(*self._heads, tile=64 if tokens > 1024 else 32)
-        updates = rows + -(-tokens // self._engine.page_size)
-        # Every sequence may end a block early, those that get no token yet too; decoding rows have a block each.
-        return Shape(tokens, rows, self._slots + -(-tokens // size), updates, size, splits)
-
-    def _shape(self, step: Step, contents: staging.Contents) -> Shape:
-        splits = splits_for(contents.longest)
-        if contents.decodes_only:
-            return self._decode_shape(step.line, splits)
-        tokens = max(step.line, self._shortest_mixed)
-        rows = next(r for r in self._mixed_rows(tokens) if r >= len(step.sampling_rows))
-        return self._mixed_shape(tokens, rows, splits)
 
     def _next_line(self, shape: Shape) -> tuple[Fields[np.ndarray], Fields[Tensor]]:
         """The host's next free line, cut for this shape, and the device's."""
@@ -338,10 +300,6 @@ def _computes(loaded: LoadedModel, config: ModelConfig, context: int) -> Compute
         return FusedModel(loaded.model, context)
     compiled = config.compile == "on" or (config.compile == "auto" and config.cuda_graphs)
     return PagedModel(loaded.model, compiled and loaded.device.type == "cuda")
-
-
-def _up_to(buckets: tuple[int, ...], most: int) -> tuple[int, ...]:
-    return (*(size for size in buckets if size < most), most)
 
 
 def _host_line(length: int, pinned: bool) -> _Line:
