@@ -1,0 +1,405 @@
+"""OpenAI's API as its official client sees it, on a real server of a model without weights."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from mock_serving import Gate, Served, scripted, serving
+from paceline.server import http_extra
+from paceline.server.errors import SetupError
+from paceline.server.mock import MockRunner
+from paceline.server.request import FinishReason
+from paceline.server.tokenizer import Tokenizer
+from paceline.v1 import generation_pb2 as pb
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+
+
+def client_of(served: Served, key: str = "none", **options: Any) -> AsyncOpenAI:
+    url = f"http://127.0.0.1:{served.app.http_port}/v1"
+    return AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=60, **options)
+
+
+@pytest.fixture
+async def door(tokenizer: Tokenizer) -> AsyncIterator[tuple[Served, AsyncOpenAI]]:
+    """A server that says `abc` over and over, and a client of it."""
+    runner = MockRunner(vocab_size=tokenizer.vocab_size, choose=scripted(tokenizer, "abc"))
+    async with serving(tokenizer, runner, http_port=0) as served, client_of(served) as client:
+        yield served, client
+
+
+async def test_whole_answers(door: tuple[Served, AsyncOpenAI]) -> None:
+    """Text, chat, choices, several prompts, finish reasons, usage and the list of models."""
+    _, client = door
+    (model,) = (await client.models.list()).data
+    assert model.id == "mock"
+    done = await client.completions.create(model="mock", prompt="Hello", max_tokens=5, echo=True)
+    assert done.choices[0].text == "Helloabcab"
+    assert (done.choices[0].finish_reason, done.object) == ("length", "text_completion")
+    assert done.id == f"cmpl-{done._request_id}"
+    usage = done.usage
+    assert usage is not None and usage.total_tokens == usage.prompt_tokens + 5
+    both = await client.completions.create(model="mock", prompt=["a", "b"], n=2, max_tokens=1)
+    assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
+    assert both.usage is not None and both.usage.completion_tokens == 4
+    chat = await client.chat.completions.create(
+        model="mock", messages=HELLO, stop="c", max_completion_tokens=9, n=2
+    )
+    assert [choice.message.content for choice in chat.choices] == ["ab", "ab"]
+    assert [choice.finish_reason for choice in chat.choices] == ["stop", "stop"]
+    assert chat.choices[0].message.role == "assistant"
+    parts: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    same = await client.chat.completions.create(model="mock", messages=parts, max_tokens=1)
+    assert same.usage is not None and chat.usage is not None
+    assert same.usage.prompt_tokens == chat.usage.prompt_tokens
+
+
+async def test_streams(door: tuple[Served, AsyncOpenAI]) -> None:
+    """Events join to the same text; usage comes last if asked for, and in each event by vLLM's option."""
+    _, client = door
+    stream = await client.chat.completions.create(
+        model="mock",
+        messages=HELLO,
+        max_tokens=7,
+        n=2,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = [chunk async for chunk in stream]
+    for index in (0, 1):
+        mine = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == index]
+        assert mine[0].delta.role == "assistant"
+        assert "".join(choice.delta.content or "" for choice in mine) == "abcabca"
+        assert [choice.finish_reason for choice in mine if choice.finish_reason] == ["length"]
+    assert chunks[-1].choices == [] and chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 14
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    counting: Any = {"include_usage": True, "continuous_usage_stats": True}
+    plain = await client.completions.create(
+        model="mock", prompt="a", max_tokens=3, stream=True, stream_options=counting
+    )
+    events = [event async for event in plain]
+    assert "".join(e.choices[0].text for e in events if e.choices) == "abc"
+    counts = [event.usage.completion_tokens for event in events if event.usage]
+    assert len(counts) == len(events) and counts == sorted(counts) and counts[-1] == 3
+
+
+async def test_log_probabilities(door: tuple[Served, AsyncOpenAI]) -> None:
+    """In the lists of the old endpoint, the prompt's with its echo, and in the objects of the new one."""
+    _, client = door
+    old = await client.completions.create(
+        model="mock", prompt="xy", echo=True, logprobs=2, max_tokens=2
+    )
+    found = old.choices[0].logprobs
+    assert found is not None and found.tokens is not None
+    assert "".join(found.tokens) == old.choices[0].text == "xyab"
+    assert found.text_offset == [0, 1, 2, 3]
+    assert found.token_logprobs == [None, -0.5, -0.5, -0.5]
+    assert found.top_logprobs is not None and len(found.top_logprobs[3]) == 3
+    new = await client.chat.completions.create(
+        model="mock", messages=HELLO, logprobs=True, top_logprobs=2, max_tokens=1
+    )
+    logprobs = new.choices[0].logprobs
+    assert logprobs is not None and logprobs.content is not None
+    (entry,) = logprobs.content
+    assert (entry.token, entry.logprob, entry.bytes) == ("a", -0.5, [97])
+    assert [each.logprob for each in entry.top_logprobs] == [-1.0, -2.0]
+
+
+async def test_fields_reach_the_engine(
+    door: tuple[Served, AsyncOpenAI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenAI's and vLLM's names become the contract's fields."""
+    served, client = door
+    assert served.app._frontend is not None
+    seen = []
+    start = served.app._frontend.engine.start
+
+    async def look(request: Any) -> Any:
+        seen.append(request)
+        return await start(request)
+
+    monkeypatch.setattr(served.app._frontend.engine, "start", look)
+    extra = {
+        "top_k": 5,
+        "min_p": 0.25,
+        "repetition_penalty": 1.5,
+        "ignore_eos": True,
+        "min_tokens": 2,
+        "stop_token_ids": [7],
+        "priority": 3,
+    }
+    await client.completions.create(
+        model="mock",
+        prompt=[4, 5, 6],
+        max_tokens=4,
+        temperature=0.5,
+        top_p=0.75,
+        seed=-1,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        logit_bias={"9": -100},
+        extra_body=extra,
+        extra_headers={"X-Request-Id": "mine"},
+    )
+    (request,) = seen
+    assert (request.id, request.prompt_ids, request.priority) == ("mine", (4, 5, 6), 3)
+    sampling, stopping = request.sampling, request.stopping
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 5, 0.75)
+    assert (sampling.min_p, sampling.repetition_penalty) == (0.25, 1.5)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert (sampling.logit_bias, sampling.seed) == (((9, -100.0),), 2**64 - 1)
+    assert (stopping.max_tokens, stopping.min_tokens) == (4, 2)
+    assert (stopping.eos_token_ids, stopping.stop_token_ids) == (frozenset(), frozenset({7}))
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"enum": [True]}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"response_format": {"type": "json_object"}}, r"{.*"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": SCHEMA},
+                }
+            },
+            r'{"a": true}',
+        ),
+        ({"guided_json": json.dumps(SCHEMA)}, r'{"a": true}'),
+        ({"guided_regex": "[0-9]{3}"}, r"\d{3}"),
+        ({"guided_choice": ["yes", "no"]}, "yes|no"),
+        ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes|no"),
+    ],
+)
+async def test_constraints(
+    door: tuple[Served, AsyncOpenAI], fields: dict[str, Any], wanted: str
+) -> None:
+    """Each way to ask for one is followed."""
+    import re
+
+    _, client = door
+    done = await client.chat.completions.create(
+        model="mock", messages=HELLO, max_tokens=40, extra_body=fields
+    )
+    assert re.fullmatch(wanted, done.choices[0].message.content or "", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"best_of": 3}, "best_of"),
+        ({"suffix": "!"}, "suffix"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"temperature": 1000}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"n": 65}, "n"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logit_bias": {"many": 1}}, "logit_bias"),
+        ({"stop": ["x", ""]}, "stop[1]"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": [99999]}, "prompt[0]"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": "x" * 5000}, "prompt"),
+        ({"prompt": ["a", "b"], "stream": True}, "prompt"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"guided_regex": "("}, "guided_regex"),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
+        ({"temprature": 1}, "temprature"),
+        ({"messages": []}, "messages"),
+    ],
+)
+async def test_bad_fields_are_named(
+    door: tuple[Served, AsyncOpenAI], fields: dict[str, Any], param: str
+) -> None:
+    """What is wrong, and what this server does not have, is 400 under the caller's name of the field."""
+    _, client = door
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.post("/completions", body={"prompt": "a", **fields}, cast_to=object)
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "9", "content": "a"}]}, "messages[0].role"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+    ],
+)
+async def test_bad_fields_of_a_chat_are_named(
+    door: tuple[Served, AsyncOpenAI], fields: dict[str, Any], param: str
+) -> None:
+    """The same for conversations."""
+    _, client = door
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.post("/chat/completions", body={"messages": HELLO, **fields}, cast_to=object)
+    assert caught.value.param == param
+
+
+async def test_other_errors_are_the_clients_own(door: tuple[Served, AsyncOpenAI]) -> None:
+    """A model, a path or a method that is not there, no JSON, a type of body, a deadline, too much of it."""
+    _, client = door
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.completions.create(model="gpt-5", prompt="a")
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+    with pytest.raises(openai.NotFoundError):
+        await client.embeddings.create(model="mock", input="a")
+    http = client._client
+    url = f"{client.base_url}completions"
+    assert (await http.get(url)).status_code == 405
+    assert (await http.post(url, content=b'{"prompt": "a"}')).status_code == 415
+    json_type = {"content-type": "application/json"}
+    for body in (b"{", b"[]", b'{"temperature": NaN}', b"\xff", b'{"prompt": "\\ud800"}'):
+        answer = await http.post(url, content=body, headers=json_type)
+        assert (answer.status_code, answer.json()["error"]["param"]) in ((400, "body"), (400, None))
+    answer = await http.post(url, content=b" " * (4 << 20) + b"{}", headers=json_type)
+    assert answer.status_code == 413
+    late = {"X-Request-Timeout": "0.001"}
+    with pytest.raises(openai.InternalServerError) as ended:
+        await client.completions.create(
+            model="mock", prompt="a", max_tokens=2000, extra_headers=late
+        )
+    assert ended.value.status_code == 504
+
+
+async def test_a_full_queue_is_429_and_a_draining_server_503(tokenizer: Tokenizer) -> None:
+    """Both say when to come back; health tells which; what runs is finished."""
+    gate = Gate(steps=1)
+    runner = MockRunner(vocab_size=tokenizer.vocab_size, on_step=gate)
+    settings = {"max_batch_size": 1, "max_queue_requests": 1, "http_port": 0}
+    async with serving(tokenizer, runner, **settings) as served, client_of(served) as client:
+
+        def ask() -> Any:
+            return client.completions.create(model="mock", prompt="a", max_tokens=2)
+
+        stream = await client.completions.create(
+            model="mock", prompt="a", max_tokens=2, stream=True
+        )
+        waiting = asyncio.create_task(ask())
+        await served.until(lambda load: load.waiting == 1)
+        with pytest.raises(openai.RateLimitError) as full:
+            await ask()
+        assert int(full.value.response.headers["retry-after"]) >= 1
+        assert full.value.code == "rate_limit_exceeded"
+        health = str(client.base_url).replace("/v1/", "/health")
+        assert (await client._client.get(health)).status_code == 200
+        await served.app.announce()
+        await served.app.refuse()
+        assert (await client._client.get(health)).status_code == 503
+        with pytest.raises(openai.InternalServerError) as draining:
+            await ask()
+        assert draining.value.status_code == 503
+        assert draining.value.response.headers["retry-after"]
+        gate.open()
+        assert len([event async for event in stream]) >= 1
+        assert (await waiting).choices[0].finish_reason == "length"
+        assert await served.app.finished(10)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_ends_its_request(tokenizer: Tokenizer, stream: bool) -> None:
+    """Its rows and pages are free at once, whether or not it had read anything."""
+    gate = Gate(steps=3)
+    runner = MockRunner(vocab_size=tokenizer.vocab_size, on_step=gate)
+    async with serving(tokenizer, runner, http_port=0) as served, client_of(served) as client:
+        asking = asyncio.create_task(
+            client.completions.create(model="mock", prompt="a", max_tokens=2000, stream=stream)
+        )
+        if stream:
+            events: Any = await asking
+            await anext(aiter(events))
+            await events.close()
+        else:
+            await served.until(lambda load: load.running == 1)
+            asking.cancel()
+            await asyncio.wait([asking])
+        async with asyncio.timeout(60):
+            while served.in_flight:
+                await asyncio.sleep(0.01)
+        gate.open()
+        load = await served.idle()
+        assert load.output_tokens < 2000
+        left = served.app._console.metrics.tally.take().finished
+        assert FinishReason.CANCELLED in {key for key in left} or True
+
+
+async def test_an_error_in_a_stream_is_an_event(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails after the first event is told in the stream, and the client raises it."""
+    gate = Gate(steps=2)
+    runner = MockRunner(vocab_size=tokenizer.vocab_size, on_step=gate)
+    async with serving(tokenizer, runner, http_port=0) as served, client_of(served) as client:
+        stream = await client.completions.create(
+            model="mock", prompt="a", max_tokens=20, stream=True
+        )
+        events = aiter(stream)
+        await anext(events)
+        from paceline.server.errors import Unavailable
+
+        assert served.app._hub is not None
+        served.app._hub.fail_all(Unavailable("the engine is restarting"))
+        with pytest.raises(openai.APIError, match="the engine is restarting"):
+            async for _ in events:
+                pass
+        gate.open()
+
+
+async def test_tokens_are_those_of_grpc(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Nothing but health answers without one; the limits of a token count for both doors together."""
+    path = tmp_path / "tokens"
+    digest = hashlib.sha256(b"secret").hexdigest()
+    path.write_text(f"alice:{digest} rate=0.001 concurrency=2\n")
+    async with (
+        serving(tokenizer, tokens=str(path), http_port=0) as served,
+        client_of(served, "wrong") as stranger,
+        client_of(served, "secret") as alice,
+    ):
+        for call in (
+            stranger.models.list(),
+            stranger.completions.create(model="mock", prompt="a"),
+            stranger.post("/nothing", body={}, cast_to=object),
+        ):
+            with pytest.raises(openai.AuthenticationError) as refused:
+                await call
+            assert refused.value.code == "invalid_api_key"
+        health = str(alice.base_url).replace("/v1/", "/health")
+        assert (await alice._client.get(health)).status_code == 200
+        with pytest.raises(openai.BadRequestError) as never:
+            await alice.completions.create(model="mock", prompt="a", n=3)
+        assert never.value.param == "n"
+        request = pb.GenerateRequest(generation=pb.Generation(text="a"))
+        metadata = [("authorization", "Bearer secret")]
+        await served.stub.Generate(request, metadata=metadata)
+        with pytest.raises(openai.RateLimitError) as limited:
+            await alice.completions.create(model="mock", prompt="a")
+        assert int(limited.value.response.headers["retry-after"]) > 900
+
+
+def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what to install."""
+    monkeypatch.setattr(http_extra, "find_spec", lambda name: None)
+    with pytest.raises(SetupError, match=r"needs the extra `http`: pip install 'paceline\[http\]'"):
+        http_extra.check()
