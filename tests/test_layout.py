@@ -28,7 +28,6 @@ PURE = {
         "errors",
         "inbox",
         "lifecycle",
-        "openai_api.fields",
         "pages",
         "planner",
         "policy",

@@ -231,6 +231,8 @@ def renamed(violations: Iterable[Violation], names: Mapping[str, str]) -> list[V
 
 
 def _renamed(path: str, names: Mapping[str, str]) -> str:
+    if not path.startswith("generation"):
+        return path  # found before there was a message
     for known in sorted(names, key=len, reverse=True):
         if path == known or path.startswith((f"{known}.", f"{known}[")):
             rest = path[len(known) :]

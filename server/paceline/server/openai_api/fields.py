@@ -1,16 +1,16 @@
-"""The JSON of a request, checked for shape and types; bounds are the service's to check. Pure."""
+"""The JSON of a request, checked for shape and types; bounds are the service's to check."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from ..errors import InvalidRequest, Violation
+from ..validation import MAX_LOGIT_BIAS
 
 # Labels for whoever keeps accounts: no answer would be another without them.
 _LABELS = ("metadata", "prompt_cache_key", "safety_identifier", "user")
@@ -48,7 +48,7 @@ REFUSED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     }
 )
 _MAX_REASON = 200
-_MAX_FIELDS = 200  # far more than there are; each unknown one costs a reason
+_MAX_FIELDS = 200  # far more than any object here has
 _MAX_REASONS = 16
 
 Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
@@ -59,10 +59,25 @@ Schema = dict[str, Any] | str | bool
 T = TypeVar("T", bound="Common")
 
 
+def _at_most(given: Any, most: int) -> Any:
+    if isinstance(given, dict) and len(given) > most:
+        raise ValueError(f"at most {most} are allowed, not {len(given)}")
+    return given
+
+
 class _Strict(BaseModel):
     """What is not known is refused, and nothing is taken for what it is not."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, given: Any) -> Any:
+        """Pydantic makes an error of each unknown field, and a body has room for half a million."""
+        return _at_most(given, _MAX_FIELDS)
+
+
+Bias = Annotated[dict[str, float], BeforeValidator(lambda given: _at_most(given, MAX_LOGIT_BIAS))]
 
 
 class StreamOptions(_Strict):
@@ -104,7 +119,7 @@ class Common(_Strict):
     seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Bias | None = None
     response_format: ResponseFormat | None = None
     # vLLM's
     top_k: Annotated[int, Field(ge=-1, lt=2**32)] | None = None
@@ -168,9 +183,7 @@ def read_fields(kind: type[T], body: bytes) -> T:
         if not _asks_nothing(given.get(name), neutral)
     ]
     known = {
-        name: value
-        for name, value in itertools.islice(given.items(), _MAX_FIELDS)
-        if name not in REFUSED and name not in _LABELS
+        name: value for name, value in given.items() if name not in REFUSED and name not in _LABELS
     }
     try:
         fields = kind.model_validate(known)
@@ -204,4 +217,4 @@ def _reason(error: Any) -> str:
     if error["type"] == "missing":
         return "is required"
     reason: str = error["msg"]
-    return reason.replace("Input should", "must", 1)[:_MAX_REASON]
+    return reason.removeprefix("Value error, ").replace("Input should", "must", 1)[:_MAX_REASON]
