@@ -166,8 +166,8 @@ def _common(fields: Common, request_id: str) -> tuple[pb.Generation, dict[str, s
     )
     names = dict(_NAMES)
     found = _constraints(fields)
-    _require(len(found) <= 1, (found or [("", None)])[-1][0], "only one constraint can be followed")
     for name, constraint in found:
+        _require(len(found) == 1, found[-1][0], "only one constraint can be followed")
         generation.constraint.CopyFrom(constraint)
         names["generation.constraint"] = name
     return generation, names
