@@ -247,7 +247,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
     ("path", "good", "bad"),
     [
         ("/completions", {"prompt": "a", "max_tokens": 1}, BAD),
-        ("/chat/completions", {"messages": HELLO, "max_tokens": 1}, BAD_CHATS),
+        ("/chat/completions", {"messages": HELLO}, BAD_CHATS),
     ],
     ids=["text", "chat"],
 )
