@@ -65,6 +65,11 @@ PROTOBUF_HOLDERS = {
     "paceline.client": {"_aio", "_answers", "_record", "_requests", "_status", "_sync"},
     "paceline.server": {
         "listener",
+        "openai_api.answers",
+        "openai_api.asked",
+        "openai_api.completions",
+        "openai_api.endpoints",
+        "openai_api.logprobs",
         "rpc",
         "rpc_convert",
         "rpc_errors",

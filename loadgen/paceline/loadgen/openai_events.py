@@ -16,6 +16,12 @@ STATUSES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+# Some servers say with a word what went wrong after the first event.
+CODES = {
+    "deadline_exceeded": "DEADLINE_EXCEEDED",
+    "rate_limit_exceeded": "RESOURCE_EXHAUSTED",
+    "unavailable": "UNAVAILABLE",
+}
 FINISH_NAMES = {"stop": "EOS", "length": "MAX_TOKENS"}
 TEXTS = ("content", "reasoning_content", "reasoning")
 
@@ -107,5 +113,5 @@ def _failed(error: Any) -> Failed:
     if not isinstance(error, dict):
         return Failed("INTERNAL", str(error))
     code = error.get("code")
-    status = status_of(code) if isinstance(code, int) else "INTERNAL"
+    status = status_of(code) if isinstance(code, int) else CODES.get(str(code), "INTERNAL")
     return Failed(status, str(error.get("message") or error))

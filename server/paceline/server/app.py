@@ -34,6 +34,7 @@ class App:
 
     def __init__(self, config: ServeConfig, loader: Loader = load_torch) -> None:
         self.port = 0
+        self.http_port: int | None = None
         self.info: ServerInfo | None = None
         self.engine: Engine | None = None
         self.failed = asyncio.Event()  # the engine died
@@ -56,7 +57,7 @@ class App:
         security.check(config)
         listen.check_free(config.host, config.port, "--port")
         self._console.open()
-        self.port = await self._listener.bind(config.port)
+        self.port, self.http_port = await self._listener.bind(config.port, config.http_port)
 
     async def load(self) -> None:
         """Loads the model and warms it up, then serves. SetupError if it cannot be loaded."""

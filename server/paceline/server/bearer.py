@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,13 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def shown(self, credentials: Sequence[str]) -> Caller | None:
+        """Whose call this is, by its `authorization` headers; None: nobody's, or not one bearer token."""
+        if len(credentials) != 1:
+            return None
+        scheme, _, token = credentials[0].partition(" ")
+        return self.caller(token.strip()) if scheme.lower() == "bearer" else None
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None: nobody's. How long it takes does not tell how close the token was."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from .errors import InvalidRequest, Violation
 from .quota import Quota
 
 
@@ -15,6 +16,18 @@ class Caller:
     name: str
     admin: bool
     quota: Quota
+
+    def enter(self, amount: int, now: float, field: str) -> None:
+        """Lets so many completions in, to be given back by `quota.leave`.
+
+        InvalidRequest, under `field`, for more than this caller can ever have; LimitReached if not now.
+        """
+        most = self.quota.most
+        if most is not None and amount > most:
+            raise InvalidRequest(
+                Violation(field, f"this token may run {most} requests at once, not {amount}")
+            )
+        self.quota.enter(amount, now)
 
 
 # Of the call that this task answers; None where the server asks for no tokens.

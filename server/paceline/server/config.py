@@ -149,6 +149,12 @@ class ServeConfig(EngineConfig, ModelConfig):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of the OpenAI-compatible API (extra `http`), at the same address; unset: none",
+    )
     insecure: bool = Field(
         False, description="allow an address other machines can reach, without encryption"
     )

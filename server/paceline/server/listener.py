@@ -1,9 +1,9 @@
-"""The gRPC side of a process: the port, our service behind its guard, health and reflection."""
+"""The ports of a process: our service behind its guard, health and reflection; OpenAI's API where it is asked for."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,6 +13,7 @@ from paceline.v1 import generation_pb2_grpc as rpc
 
 from . import listen
 from .bearer import Tokens
+from .calls import Calls
 from .config import ServeConfig
 from .credentials import server_credentials
 from .frontend import Frontend
@@ -21,6 +22,9 @@ from .rpc_access import Access
 from .rpc_guard import Guard
 from .server_info import ServerInfo
 from .tls import files_of
+
+if TYPE_CHECKING:  # of an extra that may not be installed
+    from .openai_api.ports import HttpPort
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -53,13 +57,17 @@ class Listener:
     def __init__(self, config: ServeConfig, observer: Observer) -> None:
         self._config = config
         self._observer = observer
-        self._guard = Guard(SERVICE, REQUESTS)
+        self._calls = Calls()
         self._service = GenerationService(observer)
         self._health = health.aio.HealthServicer()
+        self._healthy = False
         self._server: grpc.aio.Server | None = None
+        self._http: HttpPort | None = None
 
-    async def bind(self, port: int, *, shared: bool = False) -> int:
-        """Listens; returns the port. SetupError if it cannot be had.
+    async def bind(
+        self, port: int, http_port: int | None = None, *, shared: bool = False
+    ) -> tuple[int, int | None]:
+        """Listens; returns the ports. SetupError if one cannot be had.
 
         Args:
             shared: whether other processes of this server listen there too. A second server on the port of
@@ -67,7 +75,8 @@ class Listener:
         """
         config = self._config
         options = [*_options(config).items(), ("grpc.so_reuseport", int(shared))]
-        server = grpc.aio.server(interceptors=self._interceptors(), options=options)
+        tokens = None if config.tokens is None else Tokens(Path(config.tokens))
+        server = grpc.aio.server(interceptors=self._interceptors(tokens), options=options)
         self._server = server
         rpc.add_GenerationServiceServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -80,7 +89,9 @@ class Listener:
         except RuntimeError as exc:
             raise listen.cannot_listen(config.host, port, "--port", OSError(exc)) from exc
         await server.start()
-        return bound
+        if http_port is None:
+            return bound, None
+        return bound, await self._bind_http(http_port, tokens, shared=shared)
 
     async def open(self, frontend: Frontend, info: ServerInfo) -> None:
         """Serves from now on."""
@@ -101,25 +112,38 @@ class Listener:
 
     async def leave(self) -> None:
         """Health says NOT_SERVING for good. Idempotent."""
+        self._healthy = False
         await self._health.enter_graceful_shutdown()
 
     async def answered(self, timeout_s: float) -> bool:
         """Waits until no call of the service is being answered; whether that came true in time."""
-        return await self._guard.wait_idle(timeout_s)
+        return await self._calls.wait_idle(timeout_s)
 
     async def close(self) -> None:
         """Lets calls whose outputs have ended say so, and ends the others."""
         if self._server is not None:
             # Health watchers never end by themselves, so only our own calls are waited for.
-            await self._guard.wait_idle(_LAST_WORDS_S)
+            await self._calls.wait_idle(_LAST_WORDS_S)
             await self._server.stop(grace=0.2)
+        if self._http is not None:
+            await self._http.close()
 
-    def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+    async def _bind_http(self, port: int, tokens: Tokens | None, *, shared: bool) -> int:
+        from .openai_api.endpoints import Endpoints
+        from .openai_api.ports import HttpPort
+
+        endpoints = Endpoints(
+            self._service, self._calls, tokens, lambda: self._healthy, self._observer.answered
+        )
+        self._http = HttpPort(self._config, endpoints)
+        return await self._http.bind(port, shared=shared)
+
+    def _interceptors(self, tokens: Tokens | None) -> list[grpc.aio.ServerInterceptor]:
         """Who shows no good token gets no further than the first."""
-        if self._config.tokens is None:
-            return [self._guard]
-        tokens = Tokens(Path(self._config.tokens))
-        return [Access(tokens, SERVICE, self._observer.answered), self._guard]
+        guard = Guard(SERVICE, REQUESTS, self._calls)
+        if tokens is None:
+            return [guard]
+        return [Access(tokens, SERVICE, self._observer.answered), guard]
 
     def _add_port(self, server: grpc.aio.Server, address: str) -> int:
         files = files_of(self._config)
@@ -128,6 +152,7 @@ class Listener:
         return server.add_secure_port(address, server_credentials(files))
 
     async def _set_health(self, status: Any) -> None:
+        self._healthy = status == SERVING
         for service in ("", SERVICE):
             await self._health.set(service, status)
 

@@ -11,7 +11,7 @@ import grpc
 from . import caller
 from .bearer import Tokens
 from .caller import Caller
-from .errors import InvalidRequest, PacelineError, PermissionDenied, Unauthenticated, Violation
+from .errors import PacelineError, PermissionDenied, Unauthenticated
 from .logs import RequestRecord
 from .rpc_errors import abort
 from .rpc_guard import Continuation
@@ -62,11 +62,9 @@ class Access(grpc.aio.ServerInterceptor):
         return self._wrapped[method]
 
     def _caller(self, metadata: Any) -> Caller | None:
-        shown = [value for key, value in metadata or () if key == "authorization"]
-        if len(shown) != 1:
-            return None
-        scheme, _, token = shown[0].partition(" ")
-        return self._tokens.caller(token.strip()) if scheme.lower() == "bearer" else None
+        return self._tokens.shown(
+            [value for key, value in metadata or () if key == "authorization"]
+        )
 
     def _refusal(self, method: str) -> Any:
         async def refuse(_: Any, context: Any) -> None:
@@ -86,8 +84,7 @@ class Access(grpc.aio.ServerInterceptor):
             assert who is not None
             try:
                 amount = check(request, who)
-                _fits(amount, who, request)
-                who.quota.enter(amount, self._clock())
+                who.enter(amount, self._clock(), _field(request))
             except PacelineError as exc:
                 return await self._end(method, context, exc)
             try:
@@ -111,14 +108,9 @@ class Access(grpc.aio.ServerInterceptor):
             await abort(context, error)
 
 
-def _fits(amount: int, who: Caller, request: Any) -> None:
-    """InvalidRequest for what this caller can never have."""
-    most = who.quota.most
-    if most is not None and amount > most:
-        field = "generations" if hasattr(request, "generations") else "generation.sampling.n"
-        raise InvalidRequest(
-            Violation(field, f"this token may run {most} requests at once, not {amount}")
-        )
+def _field(request: Any) -> str:
+    """What says how many completions there are."""
+    return "generations" if hasattr(request, "generations") else "generation.sampling.n"
 
 
 def _one(request: Any, who: Caller) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from . import wire
+from .calls import Calls
 from .errors import InvalidRequest, Violation
 from .rpc_errors import abort, public_error
 
@@ -24,18 +25,13 @@ class Guard(grpc.aio.ServerInterceptor):
     Args:
         service: its full name.
         requests: the request type of each method, by the method's name.
+        calls: counts those being answered.
     """
 
-    def __init__(self, service: str, requests: dict[str, Any]) -> None:
+    def __init__(self, service: str, requests: dict[str, Any], calls: Calls) -> None:
         self._requests = {f"/{service}/{name}": kind for name, kind in requests.items()}
         self._wrapped: dict[str, Any] = {}
-        self._calls = _Calls()
-
-    async def wait_idle(self, timeout_s: float) -> bool:
-        """Waits until no call of the service is being answered; whether that came true in time."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._calls.none.wait(), timeout_s)
-        return self._calls.none.is_set()
+        self._calls = calls
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -50,25 +46,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return self._wrapped[method]
 
 
-class _Calls:
-    """Counts the calls being answered."""
-
-    def __init__(self) -> None:
-        self.none = asyncio.Event()
-        self.none.set()
-        self._count = 0
-
-    def __enter__(self) -> None:
-        self._count += 1
-        self.none.clear()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._count -= 1
-        if not self._count:
-            self.none.set()
-
-
-def _wrap(handler: Any, request_type: Any, calls: _Calls) -> Any:
+def _wrap(handler: Any, request_type: Any, calls: Calls) -> Any:
     def deserialize(data: bytes) -> Any:
         return wire.parse(request_type, data)
 
@@ -81,7 +59,7 @@ def _wrap(handler: Any, request_type: Any, calls: _Calls) -> Any:
     )
 
 
-def _guard_unary(behaviour: Any, calls: _Calls) -> Any:
+def _guard_unary(behaviour: Any, calls: Calls) -> Any:
     async def answer(request: Any, context: Any) -> Any:
         with calls:
             try:
@@ -93,7 +71,7 @@ def _guard_unary(behaviour: Any, calls: _Calls) -> Any:
     return answer
 
 
-def _guard_stream(behaviour: Any, calls: _Calls) -> Any:
+def _guard_stream(behaviour: Any, calls: Calls) -> Any:
     # A coroutine that writes, so that the generator is closed at once when the call is cancelled.
     async def answer(request: Any, context: Any) -> None:
         with calls:

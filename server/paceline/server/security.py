@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from . import tls
+from . import http_extra, tls
 from .bearer import Tokens
 from .config import ServeConfig
 from .errors import SetupError
@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 def check(config: ServeConfig) -> None:
     """Refuses, before anything slow begins, what is unsafe or no good. SetupError with one line."""
+    if config.http_port is not None:
+        http_extra.check()
     files = tls.files_of(config)
     outside = not is_loopback(config.host)
     if files is not None and config.insecure:

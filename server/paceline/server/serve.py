@@ -26,6 +26,7 @@ class Server(Protocol):
     """A server of one process or of several. Phases in this order; `close` always."""
 
     port: int
+    http_port: int | None
     info: ServerInfo | None
     failed: asyncio.Event
 
@@ -86,7 +87,7 @@ def make_server(config: ServeConfig, loader: Loader) -> Server:
 
 
 def banner(app: Server, config: ServeConfig) -> str:
-    """Two lines that say what is served, where and how."""
+    """Lines that say what is served, where and how."""
     info = app.info
     assert info is not None
     model = info.model
@@ -98,11 +99,18 @@ def banner(app: Server, config: ServeConfig) -> str:
         if app.metrics_port is None
         else (f"; status http://{listen.target(config.metrics_host, app.metrics_port)}/")
     )
+    scheme = "http" if config.tls_cert is None else "https"
+    door = (
+        ""
+        if app.http_port is None
+        else f"OpenAI's API at {scheme}://{listen.target(config.host, app.http_port)}/v1\n"
+    )
     return (
         f"Paceline {version()} serves {model.name} on {address} in {config.mode} mode{protected}{status}\n"
         f"{model.architecture}, {model.num_parameters / 1e6:.0f} M parameters, {model.dtype} on "
         f"{model.device}, {info.num_threads} threads, {info.num_pages} pages of "
         f"{config.page_size} tokens\n"
+        f"{door}"
     )
 
 

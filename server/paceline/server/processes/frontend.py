@@ -66,7 +66,7 @@ class FrontendProcess:
     async def run(self) -> int:
         """The exit code."""
         try:
-            await self._listener.bind(self._order.port, shared=True)
+            await self._listener.bind(self._order.port, self._order.http_port, shared=True)
         except SetupError as exc:
             self._tell(SetupFailed(str(exc)))
             return 2

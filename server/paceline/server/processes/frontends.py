@@ -51,6 +51,7 @@ class Frontends:
     """Owns the processes.
 
     Args:
+        ports: gRPC's, and HTTP's if there is one.
         tally: gets what they count.
         gone: told the serial of each one that died.
     """
@@ -58,13 +59,13 @@ class Frontends:
     def __init__(
         self,
         config: ServeConfig,
-        port: int,
+        ports: tuple[int, int | None],
         folder: Path,
         tally: Tally,
         gone: Callable[[int], None],
     ) -> None:
         self._config = config
-        self._port = port
+        self._port, self._http_port = ports
         self._folder = folder
         self._tally = tally
         self._gone = gone
@@ -182,7 +183,7 @@ class Frontends:
 
     async def _start(self, serial: int) -> Child[FromFrontend]:
         config = self._config.model_dump(mode="json")
-        order = StartFrontend(config, self._port, str(self._folder), serial)
+        order = StartFrontend(config, self._port, str(self._folder), serial, self._http_port)
         return await Child[FromFrontend].start(_MODULE, order, FromFrontend)
 
     def _take(self, place: _Frontend, message: FromFrontend) -> None:

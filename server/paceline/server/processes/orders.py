@@ -66,6 +66,7 @@ class StartFrontend(msgspec.Struct, tag=True):
     port: int
     folder: str
     serial: int
+    http_port: int | None = None
 
 
 class Open(msgspec.Struct, tag=True):

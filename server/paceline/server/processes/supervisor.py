@@ -32,6 +32,7 @@ class Supervisor:
 
     def __init__(self, config: ServeConfig, loader: Loader, frontends: int) -> None:
         self.port = 0
+        self.http_port: int | None = None
         self.info: ServerInfo | None = None
         self.failed = asyncio.Event()  # the engine died and cannot be started again
         self._config = config
@@ -39,7 +40,7 @@ class Supervisor:
         self._count = frontends
         self._console = Console(config)
         self._folder: Path | None = None
-        self._reserved: socket.socket | None = None
+        self._reserved: list[socket.socket] = []
         self._frontends: Frontends | None = None
         self._keeper: Keeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -53,13 +54,19 @@ class Supervisor:
         config = self._config
         security.check(config)
         listen.check_free(config.host, config.port, "--port")
-        self._reserved = listen.reserve(config.host, config.port, "--port")
-        self.port = self._reserved.getsockname()[1]
+        self.port = self._reserve(config.port, "--port")
+        if config.http_port is not None:
+            listen.check_free(config.host, config.http_port, "--http-port")
+            self.http_port = self._reserve(config.http_port, "--http-port")
         self._console.open()
         # Nobody else may reach the sockets: mkdtemp lets in its owner alone.
         self._folder = Path(tempfile.mkdtemp(prefix="paceline-"))
         self._frontends = Frontends(
-            config, self.port, self._folder, self._console.metrics.tally, self._frontend_gone
+            config,
+            (self.port, self.http_port),
+            self._folder,
+            self._console.metrics.tally,
+            self._frontend_gone,
         )
         await self._frontends.start(self._count)
 
@@ -93,8 +100,8 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         self._console.close()
-        if self._reserved is not None:
-            self._reserved.close()
+        for each in self._reserved:
+            each.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -121,6 +128,12 @@ class Supervisor:
         """Ends what runs with ABORTED. Idempotent."""
         if self._keeper is not None:
             await self._keeper.stop()
+
+    def _reserve(self, port: int, flag: str) -> int:
+        reserved = listen.reserve(self._config.host, port, flag)
+        self._reserved.append(reserved)
+        number: int = reserved.getsockname()[1]
+        return number
 
     def _engine_ready(self, facts: Facts, generation: int) -> None:
         assert self._frontends is not None
