@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 
 from ..bare_step import BareStep
@@ -16,6 +17,8 @@ from .ranks import End, Heal, Place, RankConfig, Ranks, WarmUp
 from .shards import Part, check
 
 logger = logging.getLogger(__name__)
+
+_REASON_S = 1.0  # until a step counts as failed: if another rank died, its death is the reason, and ends this process
 
 
 def load_leader(model: ModelConfig, engine: EngineConfig) -> Loaded:
@@ -63,6 +66,7 @@ class LeadingRunner(WrappedRunner):
             self._tell(bare)
             return step, super().launch(step)
         except Exception:
+            time.sleep(_REASON_S)
             logger.critical("a step failed on one of several ranks", exc_info=True)
             end_group()
 
