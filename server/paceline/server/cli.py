@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from .devices import torchrun_rank
 from .errors import SetupError
 
 
@@ -33,6 +34,10 @@ def _serve(argv: Sequence[str]) -> int:
 
     config = read(argv)
     logs.configure(config.log_level)
+    if config.tensor_parallel > 1 and torchrun_rank():
+        from .runner.rank import follow_torchrun
+
+        return follow_torchrun(config)
     from .serve import run
 
     if config.mock:

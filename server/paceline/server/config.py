@@ -104,6 +104,12 @@ class ModelConfig(BaseModel):
         "auto", description="auto: bfloat16 where the device has it, else float32"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, …")
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="GPUs that each hold a part of every layer, for a model larger than one",
+    )
     dummy_weights: str | None = Field(
         None,
         description="random weights of a shape (gpt2, smollm2-135m, llama-1b, llama-8b, config.json)",

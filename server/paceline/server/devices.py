@@ -1,4 +1,4 @@
-"""Whether there is a GPU, found out without torch: what is decided before a model is loaded."""
+"""Whether there is a GPU or a torchrun, found out without torch: what is decided before a model is loaded."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ def on_gpu(device: str) -> bool:
     if any(os.environ.get(name, "all") in ("", "-1") for name in names):
         return False
     return any(path.exists() for path in _DRIVERS) and not _torch_is_for_cpus()
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process, as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def torchrun_rank() -> int:
+    """This process's number among those of torchrun; 0 without it."""
+    return int(os.environ["RANK"]) if under_torchrun() else 0
 
 
 def _torch_is_for_cpus() -> bool:

@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 def run(main: Callable[[Pipe[Any]], Awaitable[int]], kinds: Any) -> int:
     """Runs a child to its end; its arguments are the pipe's descriptor and the supervisor's process id."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
+    die_with(parent)
     # A terminal or a service manager may signal all processes at once; the order of leaving is the supervisor's.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -51,8 +51,8 @@ def abandoned() -> NoReturn:
     os._exit(1)
 
 
-def _die_with(parent: int) -> None:
-    """Asks the kernel to end this process with its parent, for one that hangs reads no pipe."""
+def die_with(parent: int) -> None:
+    """Asks the kernel to end this process with the thread that started it, for one that hangs reads no pipe."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked

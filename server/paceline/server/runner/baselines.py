@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: BaselineOptions) -> None:
     """Prints one line of figures after the other. SetupError where a line of the file or the model is bad."""
+    if options.tensor_parallel > 1:
+        raise SetupError("paceline baseline computes on one device, without --tensor-parallel")
     entries = read(options.input)
     loaded = load(options)
     requests = []

@@ -19,7 +19,10 @@ _ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What one token costs: the same in every layer of the checked families."""
+    """What one token costs: the same in every layer of the checked families.
+
+    Of a model spread over ranks, what it costs one of them.
+    """
 
     num_layers: int
     num_kv_heads: int
@@ -28,13 +31,13 @@ class KVShape:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, model: PreTrainedModel, page_size: int) -> KVShape:
-        """What a token of this model costs, in its own number format."""
+    def of(cls, model: PreTrainedModel, page_size: int, shards: int = 1) -> KVShape:
+        """What a token of this model costs, in its own number format; each of `shards` has its share of the heads."""
         config = model.config.get_text_config()
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(config.num_hidden_layers, kv_heads, head_dim, page_size, model.dtype)
+        return cls(config.num_hidden_layers, kv_heads // shards, head_dim, page_size, model.dtype)
 
     @property
     def page_bytes(self) -> int:

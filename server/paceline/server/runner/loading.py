@@ -50,13 +50,16 @@ class LoadedModel:
     dtype: torch.dtype
     num_threads: int
     source: Source | None = None  # None: no files
+    shards: int = 1  # ranks that it is spread over, this one among them
 
 
-def load(config: ModelConfig, attention: str | None = None) -> LoadedModel:
+def load(config: ModelConfig, attention: str | None = None, shards: int = 1) -> LoadedModel:
     """The model that `config` asks for, in evaluation mode. Sets torch's number of CPU threads.
 
     Args:
         attention: name of an implementation in transformers' attention interface; None: its own choice.
+        shards: processes that each load a part of every layer, on devices of their own; over 1, they have
+            joined (see `ranks`), and all call this.
 
     Raises:
         SetupError: one line for the operator: what is wrong, and what to do.
@@ -68,14 +71,16 @@ def load(config: ModelConfig, attention: str | None = None) -> LoadedModel:
     torch.set_num_threads(num_threads)
     if config.dummy_weights is None:
         source = resolve(config)
-        name, model, tokens = _load_real(source, config, device, dtype, attention)
+        name, model, tokens = _load_real(source, config, device, dtype, attention, shards)
     elif config.model is not None:
         raise SetupError("--model and --dummy-weights exclude each other")
     else:
         name, model, tokens = _make_dummy(config.dummy_weights, device, dtype, attention)
     model.eval().requires_grad_(False)
     info = _describe(name, model, tokens, config.max_context_tokens)
-    return LoadedModel(model, model.config, tokens, info, device, dtype, num_threads, source)
+    return LoadedModel(
+        model, model.config, tokens, info, device, dtype, num_threads, source, shards
+    )
 
 
 _Loaded = tuple[str, PreTrainedModel, tokenizer.Tokenizer]
@@ -87,6 +92,7 @@ def _load_real(
     device: torch.device,
     dtype: torch.dtype,
     attention: str | None,
+    shards: int,
 ) -> _Loaded:
     # Unset, transformers would load pickles, and ask on the terminal whether to run a model's code.
     trust = config.trust_remote_code
@@ -99,10 +105,14 @@ def _load_real(
         arguments |= gguf_arguments(source.gguf)
     if attention is not None:
         arguments["attn_implementation"] = attention
-    if device.type != "cpu":
+    if shards > 1:
+        from transformers.distributed import DistributedConfig
+
+        arguments["distributed_config"] = DistributedConfig(tp_size=shards)
+    elif device.type != "cpu":
         arguments["device_map"] = {"": device}
     with _one_line_errors(source), quiet(downloads=source.on_hub):
-        _check_before_loading(source, trust)
+        check_supported(read_config(source, trust))
         found: Any  # with output_loading_info a pair, which the annotations do not know
         found = AutoModelForCausalLM.from_pretrained(
             source.location, output_loading_info=True, **arguments
@@ -115,15 +125,14 @@ def _load_real(
     return source.name, model, tokens
 
 
-def _check_before_loading(source: Source, trust: bool) -> None:
-    """Refuse by the configuration alone, before gigabytes are read."""
-    if source.gguf is None:
+def read_config(source: Source, trust: bool) -> PreTrainedConfig:
+    """What to refuse a model by before gigabytes are read. SetupError if it cannot be had, or is of no known family."""
+    with _one_line_errors(source):
+        if source.gguf is not None:
+            return AutoConfig.from_pretrained(source.location, gguf_file=source.gguf.name)
         settings, _ = PreTrainedConfig.get_config_dict(source.location)
         check_family(settings.get("model_type"))
-        config = AutoConfig.from_pretrained(source.location, trust_remote_code=trust)
-    else:
-        config = AutoConfig.from_pretrained(source.location, gguf_file=source.gguf.name)
-    check_supported(config)
+        return AutoConfig.from_pretrained(source.location, trust_remote_code=trust)
 
 
 def _make_dummy(

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 def load_runner(model: ModelConfig, engine: EngineConfig) -> Loaded:
     """What computes the model that `model` names, not warm yet, and its tokenizer. SetupError if it cannot be had."""
+    if model.tensor_parallel > 1:
+        from .leading import load_leader
+
+        return load_leader(model, engine)
     if (recalled := _recall(model, engine)) is not None:
         return recalled
     from . import attention

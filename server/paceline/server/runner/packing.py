@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..step import Rectangle, Step
+from ..bare_step import BareRectangle, BareStep
 from .kv_cache import KVCache
 
 
@@ -76,7 +76,9 @@ class PackedStep:
     rectangles: tuple[PackedRectangle, ...]
 
 
-def pack(step: Step, cache: KVCache, device: torch.device, *, alone: bool = False) -> PackedStep:
+def pack(
+    step: BareStep, cache: KVCache, device: torch.device, *, alone: bool = False
+) -> PackedStep:
     """Builds a step's tensors on `device`.
 
     Args:
@@ -84,7 +86,7 @@ def pack(step: Step, cache: KVCache, device: torch.device, *, alone: bool = Fals
             result depends on no other row, to the last bit.
     """
     shape = cache.shape
-    total = step.padded_tokens
+    total = step.line
     ids = np.zeros(total, dtype=np.int64)
     positions = np.zeros(total, dtype=np.int64)
     slots = np.zeros(total, dtype=np.int64)  # page * page_size + offset; 0 lies in the padding page
@@ -105,7 +107,7 @@ def pack(step: Step, cache: KVCache, device: torch.device, *, alone: bool = Fals
                 sample_at.append(here.stop - 1)
             at += rectangle.width
         for part in _one_by_one(rectangle) if alone else (rectangle,):
-            longest = max((row.num_pages for row in part.rows), default=1)
+            longest = max((len(row.pages) for row in part.rows), default=1)
             keys = 1 << (longest - 1).bit_length() if alone else longest
             rectangles.append(_pack_rectangle(part, keys, positions, start, cache, device))
             start += part.area
@@ -119,16 +121,16 @@ def pack(step: Step, cache: KVCache, device: torch.device, *, alone: bool = Fals
     )
 
 
-def _one_by_one(rectangle: Rectangle) -> Iterator[Rectangle]:
+def _one_by_one(rectangle: BareRectangle) -> Iterator[BareRectangle]:
     """The same line, but each row attends in a rectangle of its own, and the padding in one."""
     for row in rectangle.rows:
-        yield Rectangle((row,), 1, rectangle.width)
+        yield BareRectangle((row,), 1, rectangle.width)
     if padding := rectangle.height - len(rectangle.rows):
-        yield Rectangle((), padding, rectangle.width)
+        yield BareRectangle((), padding, rectangle.width)
 
 
 def _pack_rectangle(
-    rectangle: Rectangle,
+    rectangle: BareRectangle,
     longest: int,
     positions: np.ndarray,
     start: int,

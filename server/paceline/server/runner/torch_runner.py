@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..bare_step import BareStep
 from ..config import EngineConfig, ModelConfig
 from ..errors import StepOutOfMemory
 from ..rectangles import Buckets
@@ -45,24 +47,40 @@ class TorchRunner:
         loaded: a model whose attention is `attention.NAME`.
         engine: page size and batch bounds.
         config: memory and threads.
+        agree: makes of the pages that fit here those that there are: of several ranks, the fewest of all.
     """
 
     ahead = False  # `pack` needs every token on the host
 
-    def __init__(self, loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        engine: EngineConfig,
+        config: ModelConfig,
+        agree: Callable[[int], int] = lambda pages: pages,
+    ) -> None:
         self.info = loaded.info
         self._model = loaded.model
         self._device = torch.device(loaded.info.device)
         self._engine = engine
+        if (
+            loaded.shards == 1
+        ):  # else the layers are wrapped by transformers, and hold parts of their weights
+            self._rebuild(config)
+        self.buckets = CPU_BUCKETS if self._device.type == "cpu" else GPU_BUCKETS
+        shape = KVShape.of(loaded.model, engine.page_size, loaded.shards)
+        wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
+        self.num_pages = 1 + min(
+            wanted, agree(pages_that_fit(shape.page_bytes, self._device, config))
+        )
+        self._cache = KVCache(shape, self.num_pages, self._device)
+
+    def _rebuild(self, config: ModelConfig) -> None:
+        """Layers that compute the same faster."""
         fuse_projections(self._model)
         if self._device.type == "cpu":
             use_lean_layers(self._model)
             prepare_linear_layers(self._model, config.quantization)
-        self.buckets = CPU_BUCKETS if self._device.type == "cpu" else GPU_BUCKETS
-        shape = KVShape.of(loaded.model, engine.page_size)
-        wanted = engine.max_batch_size * -(-loaded.info.max_context_tokens // engine.page_size)
-        self.num_pages = 1 + min(wanted, pages_that_fit(shape.page_bytes, self._device, config))
-        self._cache = KVCache(shape, self.num_pages, self._device)
 
     def warm_up(self) -> None:
         """Runs every row bucket and a full prompt chunk once: operators are built at first use."""
@@ -72,21 +90,23 @@ class TorchRunner:
         widest = min(self._engine.max_step_tokens, self.info.max_context_tokens)
         self._run_empty(1, widest)
 
-    @torch.inference_mode()
     def launch(self, step: Step) -> _Launched:
         """Runs the model on a step. StepOutOfMemory if the device cannot hold it."""
         try:
-            return self._launch(step)
+            return _Launched(step, *self.compute(BareStep.of(step)))
         except torch.OutOfMemoryError as exc:
             torch.cuda.empty_cache()
             raise StepOutOfMemory(str(exc).splitlines()[0]) from exc
 
-    def _launch(self, step: Step) -> _Launched:
+    @torch.inference_mode()
+    def compute(self, step: BareStep) -> tuple[Tensor, Tensor]:
+        """The logits of its sampling rows, and those of its scored places: `[rows or places, vocabulary]`."""
         alone = self._engine.deterministic
         packed = pack(step, self._cache, self._device, alone=alone)
         # A step of prompt chunks alone chooses nothing; one place keeps the output from being empty. Where rows are
         # not to depend on each other, as many logits are computed as could be asked for.
-        places = max(1, len(packed.sample_at), step.padded_rows if alone else 0)
+        rows = sum(rectangle.height for rectangle in step.rectangles)
+        places = max(1, len(packed.sample_at), rows if alone else 0)
         keep = F.pad(packed.sample_at, (0, places - len(packed.sample_at)))
         keep = torch.cat((keep, packed.score_at))
         logits = self._model(
@@ -97,13 +117,17 @@ class TorchRunner:
             packed=packed,
             cache=self._cache,
         ).logits[0]
-        return _Launched(step, logits[: len(packed.sample_at)], logits[places:])
+        return logits[: len(packed.sample_at)], logits[places:]
 
     @torch.inference_mode()
     def collect(self, handle: object) -> Sampled:
         """Chooses the next tokens of a launched step."""
         assert isinstance(handle, _Launched)
-        return choose(handle.logits, handle.scores, handle.step, self._cache.heal)
+        return choose(handle.logits, handle.scores, handle.step, self.heal)
+
+    def heal(self, pages: Sequence[int]) -> None:
+        """Zeroes what is not finite in these pages."""
+        self._cache.heal(pages)
 
     def close(self) -> None:
         """Gives the model's memory back. A second call does nothing."""
