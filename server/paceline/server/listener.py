@@ -58,12 +58,13 @@ class Listener:
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
-    async def bind(self, port: int, *, shared: bool = False) -> int:
+    async def bind(self, port: int, *, shared: bool = False, private: Path | None = None) -> int:
         """Listens; returns the port. SetupError if it cannot be had.
 
         Args:
             shared: whether other processes of this server listen there too. A second server on the port of
                 one that does not share must fail, not take every other connection.
+            private: a socket's name, in a folder of ours alone, to listen on too, without TLS: for the playground.
         """
         config = self._config
         options = [*_options(config).items(), ("grpc.so_reuseport", int(shared))]
@@ -77,6 +78,8 @@ class Listener:
         await self.not_serving()
         try:
             bound = self._add_port(server, listen.target(config.host, port))
+            if private is not None:
+                server.add_insecure_port(f"unix:{private}")
         except RuntimeError as exc:
             raise listen.cannot_listen(config.host, port, "--port", OSError(exc)) from exc
         await server.start()

@@ -61,6 +61,7 @@ class Supervisor:
         self._frontends = Frontends(
             config, self.port, self._folder, self._console.metrics.tally, self._frontend_gone
         )
+        self._console.stage.open(self._frontends)
         await self._frontends.start(self._count)
 
     async def load(self) -> None:
