@@ -1,4 +1,4 @@
-"""A headless Chromium that is told what to do, over a pipe, and asked what it sees. No address but this machine's resolves."""
+"""A headless Chromium that is told what to do and asked what it sees. No address but this machine's resolves."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Driven:
     def until(self, condition: str) -> None:
         """Returns once an expression is true in the page; it is looked at with every frame."""
         self.ask(
-            "new Promise((kept, broken) => { setTimeout(broken, 30000, 'it never came true');"
+            "new Promise((kept, broken) => { setTimeout(broken, 90000, 'it never came true');"
             f"const look = () => ({condition}) ? kept() : requestAnimationFrame(look); look(); }})"
         )
 

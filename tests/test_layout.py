@@ -26,6 +26,8 @@ PURE = {
         "deterministic",
         "drain_rate",
         "errors",
+        "glimpse",
+        "history",
         "inbox",
         "lifecycle",
         "pages",
@@ -65,6 +67,7 @@ PROTOBUF_HOLDERS = {
     "paceline.client": {"_aio", "_answers", "_record", "_requests", "_status", "_sync"},
     "paceline.server": {
         "listener",
+        "playground",
         "rpc",
         "rpc_convert",
         "rpc_errors",

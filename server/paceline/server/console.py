@@ -12,13 +12,18 @@ from .web_play import Stage
 
 
 class Console:
-    """One for a server, whatever its processes: answers while the model loads, too."""
+    """One for a server, whatever its processes: answers while the model loads, too.
 
-    def __init__(self, config: ServeConfig) -> None:
+    Args:
+        broken: what a server without a living engine is.
+    """
+
+    def __init__(self, config: ServeConfig, broken: str = "failed") -> None:
         self.metrics = Metrics()
         self.stage = Stage(security.no_playground(config))
         self.port: int | None = None
         self._config = config
+        self._broken = broken
         self._history = History()
         self._engine: Watched | None = None
         self._info: ServerInfo | None = None
@@ -66,5 +71,5 @@ class Console:
         load = engine.load()
         state = "draining" if load.draining else "serving"
         return dashboard.status_json(
-            info, self._config, load, self._history, state if engine.healthy else "failed"
+            info, self._config, load, self._history, state if engine.healthy else self._broken
         )

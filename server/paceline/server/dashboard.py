@@ -51,7 +51,7 @@ def loading_json(model: str) -> bytes:
 def status_json(
     info: ServerInfo, config: ServeConfig, load: Load, history: History, health: str
 ) -> bytes:
-    """What the page shows. `health` is one of serving, draining, failed."""
+    """What the page shows. `health` is one of serving, draining, restarting, failed."""
     model = info.model
     recent = history.recent()
     document = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import accumulate
-from math import log2
+from math import frexp, ldexp
 
 import msgspec
 
-_PER_OCTAVE = 8  # a bin is 9 % wide
-_LEAST_S = 1e-6
+_PER_OCTAVE = 8  # a bin is 6 to 12 % wide
+_LEAST_S = 1e-6  # what no time at all counts as
 KEPT = 12  # ended requests
 SHOWN_OF_ID = 8  # characters: they find a line of the log, and tell nobody what to abort
 
@@ -74,7 +74,7 @@ def merge(mine: Bins, other: Bins) -> None:
 
 
 def percentiles(bins: Bins, shares: tuple[float, ...]) -> tuple[float | None, ...]:
-    """Seconds that such shares of the values do not exceed, within 5 %; None of no values."""
+    """Seconds that such shares of the values do not exceed, within 6 %; None of no values."""
     if not bins:
         return (None,) * len(shares)
     ordered = sorted(bins.items())
@@ -84,12 +84,16 @@ def percentiles(bins: Bins, shares: tuple[float, ...]) -> tuple[float | None, ..
 
 def _percentile(ordered: list[tuple[int, int]], wanted: float) -> float:
     below = accumulate(times for _, times in ordered)
-    number = next(number for (number, _), seen in zip(ordered, below, strict=True) if seen >= wanted)
-    return float(2 ** (number / _PER_OCTAVE))
+    number = next(
+        number for (number, _), seen in zip(ordered, below, strict=True) if seen >= wanted
+    )
+    exponent, place = divmod(number, _PER_OCTAVE)
+    return ldexp((_PER_OCTAVE + place + 0.5) / (2 * _PER_OCTAVE), exponent)
 
 
 def _bin_of(seconds: float) -> int:
-    return round(_PER_OCTAVE * log2(max(seconds, _LEAST_S)))
+    mantissa, exponent = frexp(seconds or _LEAST_S)  # the mantissa is 0.5 to 1
+    return _PER_OCTAVE * exponent + int(2 * _PER_OCTAVE * mantissa) - _PER_OCTAVE
 
 
 def _count(bins: Bins, number: int, times: int) -> None:

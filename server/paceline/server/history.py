@@ -10,11 +10,15 @@ from .request import Load
 
 SHARES = (0.5, 0.95, 0.99)
 _RECENT = 60  # samples that "recent" percentiles are of
+_SMOOTH = 5  # samples that a point's latencies are of: few requests make few first tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What went on between two samples; `time_s` is the later one's. Latencies in seconds; None: there were none."""
+    """What went on between two samples; `time_s` is the later one's.
+
+    Latencies are in seconds and of the last five samples; None: there were none.
+    """
 
     time_s: float
     running: int
@@ -50,10 +54,10 @@ class History:
     def add(self, load: Load, glimpse: Glimpse | None = None) -> None:
         """A sample, and what was observed since the last one."""
         seen = glimpse or Glimpse()
-        if self._latest is not None and load.time_s > self._latest.time_s:
-            self._points.append(_point(self._latest, load, seen))
-        self._latest = load
         self._glimpses.append(seen)
+        if self._latest is not None and load.time_s > self._latest.time_s:
+            self._points.append(_point(self._latest, load, self._latencies(_SMOOTH)))
+        self._latest = load
         self._ended.extend(seen.ended)
 
     def points(self) -> list[Point]:
@@ -62,27 +66,33 @@ class History:
 
     def recent(self) -> Recent:
         """How long tokens took lately."""
-        ttft: Bins = {}
-        itl: Bins = {}
-        for glimpse in self._glimpses.copy():
-            merge(ttft, glimpse.ttft)
-            merge(itl, glimpse.itl)
+        ttft, itl = self._latencies(_RECENT)
         return Recent(percentiles(ttft, SHARES), percentiles(itl, SHARES))
 
     def ended(self) -> list[Ended]:
         """The requests that ended last, the newest first."""
         return list(self._ended.copy())[::-1]
 
+    def _latencies(self, samples: int) -> tuple[Bins, Bins]:
+        """Times to first tokens and between tokens, of the newest samples."""
+        ttft: Bins = {}
+        itl: Bins = {}
+        for glimpse in list(self._glimpses.copy())[-samples:]:
+            merge(ttft, glimpse.ttft)
+            merge(itl, glimpse.itl)
+        return ttft, itl
 
-def _point(earlier: Load, later: Load, glimpse: Glimpse) -> Point:
+
+def _point(earlier: Load, later: Load, latencies: tuple[Bins, Bins]) -> Point:
     # An engine that was started again counts from zero.
     seconds = later.time_s - earlier.time_s
     steps = max(0, later.steps - earlier.steps)
     padded = max(0, later.padded_tokens - earlier.padded_tokens)
     real = later.real_tokens - earlier.real_tokens
     tokens = max(0, later.output_tokens - earlier.output_tokens)
-    ttft_p50, ttft_p95 = percentiles(glimpse.ttft, SHARES[:2])
-    itl_p50, itl_p95 = percentiles(glimpse.itl, SHARES[:2])
+    (ttft_p50, ttft_p95), (itl_p50, itl_p95) = (
+        percentiles(bins, (SHARES[0], SHARES[1])) for bins in latencies
+    )
     return Point(
         time_s=later.time_s,
         running=later.running,

@@ -95,7 +95,6 @@ class RequestRecord:
         values["total_ms"] = round((time.monotonic() - self._begun) * 1e3, 1)
         return values
 
-
     def _summary(self, job: Job) -> Ended:
         finishes = [] if self.running is None else self.running.finishes
         first = finishes[0].timings if finishes else Timings()

@@ -109,11 +109,11 @@ function showEnded({ended, now_s}) {
   $("ended").hidden = !ended.length;
   $("ended").tBodies[0].replaceChildren(...ended.map((one) => {
     const good = one.status === "OK";
-    const how = element("span", {className: good || one.status === "CANCELLED" ? "" : "bad", textContent: good ? one.finish.replaceAll("_", " ") : one.status});
+    const how = element("span", {className: good || one.status === "CANCELLED" ? "" : "bad", textContent: (good ? one.finish : one.status).replaceAll("_", " ").toLowerCase()});
     const row = element("tr", {}, element("td", {}, element("code", {textContent: one.id})), element("td", {textContent: ago(now_s - one.at_s)}), element("td", {}, how));
     if (one.preemptions) how.after(element("span", {className: "soft", textContent: ` · preempted ${one.preemptions}×`}));
     const began = one.ttft_s > 0;
-    const numbers = [number(one.prompt_tokens), number(one.cached_tokens), number(one.output_tokens), began ? seconds(one.queue_s) : "–", began ? seconds(one.ttft_s) : "–",
+    const numbers = [number(one.prompt_tokens), number(one.cached_tokens), one.finish ? number(one.output_tokens) : "–", began ? seconds(one.queue_s) : "–", began ? seconds(one.ttft_s) : "–",
       one.tpot_s ? seconds(one.tpot_s) : "–", seconds(one.total_s), began ? number(one.rows, 1) : "–"];
     row.append(...numbers.map((textContent) => element("td", {textContent, className: "n"})));
     return row;

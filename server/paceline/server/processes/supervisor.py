@@ -37,7 +37,7 @@ class Supervisor:
         self._config = config
         self._loader = _name_of(loader)
         self._count = frontends
-        self._console = Console(config)
+        self._console = Console(config, "restarting")
         self._folder: Path | None = None
         self._reserved: socket.socket | None = None
         self._frontends: Frontends | None = None
