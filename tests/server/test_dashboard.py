@@ -52,7 +52,7 @@ async def test_figures_move_with_the_work(tab: Driven, tokenizer: Tokenizer) -> 
         await until(tab, "document.querySelector('[data-line=tokens_per_s]').getAttribute('d')")
         text = str(await ask(tab, "document.body.innerText"))
         assert "0 of 511 pages" in text
-        assert await ask(tab, "document.querySelectorAll('#ended tbody tr').length") == 2
+        await until(tab, "document.querySelectorAll('#ended tbody tr').length === 2")
         assert "1,234" in str(await ask(tab, "document.getElementById('ended').innerText"))
 
         await ask(tab, "document.getElementById('figures').open = true")
