@@ -85,8 +85,8 @@ def status_json(
 
 def _settings(config: ServeConfig) -> dict[str, Any]:
     """What shapes the work; no paths, no addresses."""
-    names = {*EngineConfig.model_fields, *_MORE_SETTINGS}
-    return config.model_dump(mode="json", include=names)
+    values = config.model_dump(mode="json")
+    return {name: values[name] for name in (*EngineConfig.model_fields, *_MORE_SETTINGS)}
 
 
 def _playground(info: ServerInfo, config: ServeConfig) -> dict[str, Any]:

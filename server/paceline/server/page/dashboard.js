@@ -151,6 +151,8 @@ function health(state) {
 
 function show(status) {
   latest = status;
+  const newest = status.history?.at(-1)?.time_s;
+  if (newest) status.history = status.history.filter((point) => newest - point.time_s <= SPAN_S);
   health(status.health);
   $("model").textContent = [status.model.name, status.mode].filter(Boolean).join(" · ");
   document.title = `Paceline · ${status.model.name || status.health}`;
