@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -186,6 +185,7 @@ async def test_status_page_and_its_data(tokenizer: Tokenizer) -> None:
     async with serving(tokenizer, metrics_port=0) as served:
         page = (await get(served.app.metrics_port, "/")).decode()
         assert "<title>Paceline</title>" in page
+        assert "/* s" not in page  # styles and scripts are in it
         assert "http://www.w3.org/2000/svg" in page
         assert page.count("http") == 1  # the name of SVG, and nothing that would be fetched
         status = json.loads(await get(served.app.metrics_port, "/status.json?x=1"))
@@ -258,10 +258,3 @@ async def test_closing_tells_who_still_runs(tokenizer: Tokenizer) -> None:
         result = (await call).result
     assert result.completions[0].finish.reason == pb.FINISH_REASON_ABORTED
     assert 3 <= result.usage.completion_tokens < 2000
-
-
-def test_the_status_page_is_packaged_beside_its_module() -> None:
-    """The page is a file of the package."""
-    from paceline.server import status_page
-
-    assert Path(status_page.__file__).with_name("status_page.html").is_file()

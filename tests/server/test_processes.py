@@ -27,6 +27,7 @@ from mock_serving import generation
 from paceline.server.bearer import digest_of
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
+from playing import play
 from process_serving import NOT_SERVING, PROGRAM, SERVING, WAIT_S, Server, status_of, text_of, until
 
 pytestmark = [
@@ -83,6 +84,16 @@ class TestServing:
         )
         assert [c.num_tokens for c in several.completions] == [6, 6, 6]
         assert [len(entry.top) for entry in several.completions[2].logprobs] == [2] * 6
+
+    def test_the_page_sends_prompts_through_a_front_end(self, shared: Server) -> None:
+        """The playground's answer is the service's, and ends among what the page lists."""
+        body = {"generation": {"text": "one two", "stopping": {"max_tokens": 3}}}
+        messages = play(shared.metrics_port, body)
+        assert messages[-1]["summary"]["usage"]["completion_tokens"] == 3
+        (refused,) = play(shared.metrics_port, {"generation": {"text": ""}})
+        assert refused["error"]["status"] == "INVALID_ARGUMENT"
+        short_id = messages[0]["header"]["request_id"][:8]
+        until(lambda: short_id in shared.get("/status.json"))
 
     def test_stop_strings_end_the_request_in_the_engine(self, shared: Server) -> None:
         """A match in a front end's text cancels what the engine still computes."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from . import drain, facts, listen, security
 from .config import ServeConfig
@@ -17,6 +20,7 @@ from .frontend import Frontend
 from .guidance import Guides
 from .listener import Listener
 from .loader import Loaded, Loader
+from .playground import Playground
 from .request import FinishReason
 from .server_info import ServerInfo
 from .stream import Hub
@@ -42,6 +46,8 @@ class App:
         self._loader = loader
         self._console = Console(config)
         self._listener = Listener(config, self._console.metrics.tally)
+        self._folder: Path | None = None  # of the playground's socket
+        self._playground: Playground | None = None
         self._hub: Hub | None = None
         self._frontend: Frontend | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -57,7 +63,15 @@ class App:
         security.check(config)
         listen.check_free(config.host, config.port, "--port")
         self._console.open()
-        self.port, self.http_port = await self._listener.bind(config.port, config.http_port)
+        if security.no_playground(config) is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="paceline-"))  # lets in its owner alone
+        private = None if self._folder is None else self._folder / "page"
+        self.port, self.http_port = await self._listener.bind(
+            config.port, config.http_port, private=private
+        )
+        if private is not None:
+            self._playground = Playground(private)
+            self._console.stage.open(self._playground)
 
     async def load(self) -> None:
         """Loads the model and warms it up, then serves. SetupError if it cannot be loaded."""
@@ -90,9 +104,13 @@ class App:
         await self._listener.leave()
         await self.abort()
         await self._listener.close()
+        if self._playground is not None:
+            await self._playground.close()
         if self._frontend is not None:
             self._frontend.close()
         self._console.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     async def announce(self) -> None:
         """Health says NOT_SERVING from now on."""

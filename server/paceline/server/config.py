@@ -184,6 +184,9 @@ class ServeConfig(EngineConfig, ModelConfig):
         le=65535,
         description="port of /metrics and the status page; none switches it off",
     )
+    playground: bool = Field(
+        True, description="let the status page send prompts, where only this machine reaches it"
+    )
     default_max_tokens: int = Field(
         256, ge=1, description="max_tokens where a request does not say"
     )

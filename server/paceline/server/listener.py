@@ -65,13 +65,19 @@ class Listener:
         self._http: HttpPort | None = None
 
     async def bind(
-        self, port: int, http_port: int | None = None, *, shared: bool = False
+        self,
+        port: int,
+        http_port: int | None = None,
+        *,
+        shared: bool = False,
+        private: Path | None = None,
     ) -> tuple[int, int | None]:
         """Listens; returns the ports. SetupError if one cannot be had.
 
         Args:
             shared: whether other processes of this server listen there too. A second server on the port of
                 one that does not share must fail, not take every other connection.
+            private: a socket's name, in a folder of ours alone, to listen on too, without TLS: for the playground.
         """
         config = self._config
         options = [*_options(config).items(), ("grpc.so_reuseport", int(shared))]
@@ -86,6 +92,8 @@ class Listener:
         await self.not_serving()
         try:
             bound = self._add_port(server, listen.target(config.host, port))
+            if private is not None:
+                server.add_insecure_port(f"unix:{private}")
         except RuntimeError as exc:
             raise listen.cannot_listen(config.host, port, "--port", OSError(exc)) from exc
         await server.start()

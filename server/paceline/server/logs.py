@@ -12,8 +12,9 @@ from typing import Protocol
 
 from . import caller
 from .errors import PacelineError
+from .glimpse import SHOWN_OF_ID, Ended
 from .job import Job
-from .request import Finish
+from .request import Finish, Timings
 
 requests = logging.getLogger("paceline.requests")
 
@@ -38,15 +39,27 @@ class Running(Protocol):
 
 
 class RequestRecord:
-    """Surrounds one request and logs its end, whichever way it comes; `answered` is told the status."""
+    """Surrounds one request and logs its end, whichever way it comes.
 
-    def __init__(self, rpc: str, peer: str, answered: Callable[[str], None]) -> None:
+    Args:
+        answered: told the status.
+        ended: told what became of a request that had a job.
+    """
+
+    def __init__(
+        self,
+        rpc: str,
+        peer: str,
+        answered: Callable[[str], None],
+        ended: Callable[[Ended], None] | None = None,
+    ) -> None:
         self.status = "OK"
         self.job: Job | None = None
         self.running: Running | None = None
         self._rpc = rpc
         self._peer = peer
         self._answered = answered
+        self._ended = ended
         self._begun = time.monotonic()
 
     def __enter__(self) -> RequestRecord:
@@ -60,6 +73,8 @@ class RequestRecord:
     ) -> None:
         self.status = _status(exc)
         self._answered(self.status)
+        if self._ended is not None and self.job is not None:
+            self._ended(self._summary(self.job))
         if requests.isEnabledFor(logging.INFO):
             requests.info("%s", fields(self._values()))
 
@@ -79,6 +94,26 @@ class RequestRecord:
             values["ttft_ms"] = round(first.ttft_s * 1e3, 1)
         values["total_ms"] = round((time.monotonic() - self._begun) * 1e3, 1)
         return values
+
+    def _summary(self, job: Job) -> Ended:
+        finishes = [] if self.running is None else self.running.finishes
+        first = finishes[0].timings if finishes else Timings()
+        tokens = finishes[0].usage.completion_tokens if finishes else 0
+        return Ended(
+            id=job.request.id[:SHOWN_OF_ID],
+            at_s=time.time(),
+            status=self.status,
+            finish=",".join(finish.reason.value for finish in finishes),
+            prompt_tokens=len(job.request.prompt_ids),
+            output_tokens=sum(f.usage.completion_tokens for f in finishes),
+            cached_tokens=max((f.usage.cached_tokens for f in finishes), default=0),
+            queue_s=first.queue_s,
+            ttft_s=first.ttft_s,
+            tpot_s=first.decode_s / (tokens - 1) if tokens > 1 else 0.0,
+            total_s=time.monotonic() - self._begun,
+            rows=first.batch_rows_mean,
+            preemptions=sum(f.timings.preemptions for f in finishes),
+        )
 
 
 def _status(exc: BaseException | None) -> str:

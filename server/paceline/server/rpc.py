@@ -12,6 +12,7 @@ from paceline.v1 import generation_pb2_grpc as rpc
 from . import rpc_convert as convert
 from .errors import Unavailable
 from .frontend import Frontend
+from .glimpse import Ended
 from .job import Conversation, Job
 from .logs import RequestRecord
 from .request import Finish
@@ -51,6 +52,7 @@ class Observer(Protocol):
     """Told how requests ended."""
 
     def answered(self, status: str) -> None: ...
+    def request(self, ended: Ended) -> None: ...
 
 
 class GenerationService(rpc.GenerationServiceServicer):
@@ -165,7 +167,8 @@ class GenerationService(rpc.GenerationServiceServicer):
         return self._frontend
 
     def _record(self, method: str, context: Context) -> RequestRecord:
-        return RequestRecord(method, context.peer(), self._observer.answered)
+        observer = self._observer
+        return RequestRecord(method, context.peer(), observer.answered, observer.request)
 
     async def _job(self, generation: pb.Generation, context: Context) -> Job:
         frontend = self._ready()

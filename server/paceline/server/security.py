@@ -50,6 +50,17 @@ def _warn(config: ServeConfig, outside: bool, encrypted: bool) -> None:
         )
 
 
+def no_playground(config: ServeConfig) -> str | None:
+    """Why the status page may not send prompts; None: it may, as a client of the service like any other."""
+    if not config.playground:
+        return "this server was started with --no-playground"
+    if config.metrics_port is None or not is_loopback(config.metrics_host):
+        return f"other machines reach this page, for --metrics-host is {config.metrics_host}"
+    if config.tls_client_ca is not None:
+        return "this server asks its clients for certificates, and the page has none"
+    return None
+
+
 def described(config: ServeConfig) -> str:
     """What protects the port, for people."""
     parts = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from .glimpse import Ended, Glimpse
 from .request import Finish, FinishReason
 
 # Small models answer in milliseconds and a busy CPU in minutes; steps of about 1, 2, 5.
@@ -59,10 +60,12 @@ class Tally(msgspec.Struct):
     bins: dict[str, Bins] = msgspec.field(default_factory=_empty)
     finished: dict[str, int] = msgspec.field(default_factory=dict)
     statuses: dict[str, int] = msgspec.field(default_factory=dict)
+    glimpse: Glimpse = msgspec.field(default_factory=Glimpse)
 
     def made(self, tokens: int, seconds: float) -> None:
         """A completion gained tokens, `seconds` after its earlier ones."""
         self._observe("inter_token_latency_seconds", seconds / tokens, tokens)
+        self.glimpse.between(seconds / tokens, tokens)
 
     def ended(self, finish: Finish) -> None:
         """A completion ended."""
@@ -76,6 +79,7 @@ class Tally(msgspec.Struct):
         if not timings.ttft_s:  # it never got a token
             return
         self._observe("time_to_first_token_seconds", timings.ttft_s)
+        self.glimpse.first(timings.ttft_s)
         self._observe("request_prefill_time_seconds", timings.prefill_s)
         self._observe("request_decode_time_seconds", timings.decode_s)
         self._observe("request_batch_rows", timings.batch_rows_mean)
@@ -91,6 +95,10 @@ class Tally(msgspec.Struct):
         """A generation call, or an item of a batch, ended with this gRPC status."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
 
+    def request(self, ended: Ended) -> None:
+        """A request that had a job, a call or an item of a batch, ended."""
+        self.glimpse.end((ended,))
+
     def add(self, other: Tally) -> None:
         """Counts what `other` counted too."""
         for name, bins in other.bins.items():
@@ -99,10 +107,11 @@ class Tally(msgspec.Struct):
             mine.total += bins.total
         _add(self.finished, other.finished)
         _add(self.statuses, other.statuses)
+        self.glimpse.add(other.glimpse)
 
     def take(self) -> Tally:
         """What was counted since the last time; counting begins anew."""
-        taken = Tally(self.bins, self.finished, self.statuses)
+        taken = Tally(self.bins, self.finished, self.statuses, self.glimpse.take())
         self.bins, self.finished, self.statuses = _empty(), {}, {}
         return taken
 

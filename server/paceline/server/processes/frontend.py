@@ -10,13 +10,15 @@ import sys
 from collections.abc import Coroutine
 from pathlib import Path
 
-from .. import tokenizer
+from .. import security, tokenizer
 from ..config import ServeConfig
 from ..errors import SetupError, Unavailable
 from ..facts import Facts
 from ..frontend import Frontend
 from ..guidance import Guides
 from ..listener import Listener
+from ..play import Play
+from ..playground import Playground
 from ..stream import Hub
 from ..tally import Tally
 from ..threads import in_daemon_thread
@@ -24,6 +26,7 @@ from . import child
 from .orders import (
     TOKENIZER,
     AwaitIdle,
+    CancelPlay,
     Close,
     Done,
     EngineGone,
@@ -32,6 +35,8 @@ from .orders import (
     Listening,
     Observed,
     Open,
+    Perform,
+    Performed,
     Pipe,
     Serving,
     SetupFailed,
@@ -55,6 +60,11 @@ class FrontendProcess:
         self._config = ServeConfig.model_validate(order.config)
         self._tally = Tally()
         self._listener = Listener(self._config, self._tally)
+        self._private: Path | None = None
+        if security.no_playground(self._config) is None:
+            self._private = Path(order.folder) / f"page-{order.serial}"
+        self._playground = None if self._private is None else Playground(self._private)
+        self._plays: dict[int, Play] = {}
         self._engine: RemoteEngine | None = None
         self._frontend: Frontend | None = None
         self._hub = Hub(asyncio.get_running_loop())
@@ -66,7 +76,10 @@ class FrontendProcess:
     async def run(self) -> int:
         """The exit code."""
         try:
-            await self._listener.bind(self._order.port, self._order.http_port, shared=True)
+            order = self._order
+            await self._listener.bind(
+                order.port, order.http_port, shared=True, private=self._private
+            )
         except SetupError as exc:
             self._tell(SetupFailed(str(exc)))
             return 2
@@ -101,6 +114,12 @@ class FrontendProcess:
                 self._tell(Done(call))
             case AwaitIdle(call, timeout_s):
                 self._in_background(self._report_answered(call, timeout_s))
+            case Perform() if self._playground is not None:
+                self._perform(order, self._playground)
+            case CancelPlay(call):
+                play = self._plays.get(call)
+                if play is not None and self._playground is not None:
+                    self._playground.cancel(play)
             case EngineGone(first, back_in_s):
                 self._generation = None
                 await self._listener.not_serving()
@@ -139,6 +158,15 @@ class FrontendProcess:
         self._listener.answer(self._frontend, facts.info(config))
         return engine
 
+    def _perform(self, order: Perform, playground: Playground) -> None:
+        def put(line: bytes) -> None:
+            self._tell(Performed(order.call, line))
+            if not line:
+                del self._plays[order.call]
+
+        play = self._plays[order.call] = Play(order.body, order.authorization, put)
+        playground.begin(play)
+
     async def _report_answered(self, call: int, timeout_s: float) -> None:
         self._tell(Done(call, await self._listener.answered(timeout_s)))
 
@@ -149,6 +177,8 @@ class FrontendProcess:
                 await asyncio.wait_for(self._engine.ended.wait(), _LAST_OUTPUTS_S)
             self._engine.fail(Unavailable("the server is shutting down"))
         await self._listener.close()
+        if self._playground is not None:
+            await self._playground.close()
         if self._frontend is not None:
             self._frontend.close()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import random
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ..config import ServeConfig
 from ..errors import SetupError
 from ..facts import Facts
+from ..play import Play
 from ..tally import Tally
 from .backoff import Backoff
 from .flight_record import Passenger
@@ -24,9 +26,11 @@ from .orders import (
     Listening,
     Observed,
     Open,
+    Performed,
     Serving,
     StartFrontend,
 )
+from .plays import Plays
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +75,18 @@ class Frontends:
         self._gone = gone
         self._serials = itertools.count(1)
         self._places: list[_Frontend] = []
+        self._plays = Plays()
         self._open: Open | None = None  # while there is an engine
         self._leaving = False
+
+    def begin(self, play: Play) -> None:
+        """Has a front end answer a prompt of the playground."""
+        up = [place.child for place in self._places if place.up and place.child is not None]
+        self._plays.begin(play, random.choice(up) if up else None)
+
+    def cancel(self, play: Play) -> None:
+        """Nobody waits for it any more."""
+        self._plays.cancel(play)
 
     async def start(self, count: int) -> None:
         """Returns when all listen. SetupError if one cannot."""
@@ -167,6 +181,7 @@ class Frontends:
         place.child, place.serial, place.up = child, serial, False
         code = await child.follow(lambda message: self._take(place, message))
         place.child = None
+        self._plays.gone(child)
         if code or not self._leaving:
             self._gone(serial)
         if self._leaving:
@@ -196,6 +211,8 @@ class Frontends:
                 place.serving.set()
             case Observed(tally):
                 self._tally.add(tally)
+            case Performed():
+                self._plays.take(message)
 
 
 async def _event_or_end(place: _Frontend, event: asyncio.Event) -> None:

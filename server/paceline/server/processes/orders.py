@@ -92,6 +92,20 @@ class EngineGone(msgspec.Struct, tag=True):
     back_in_s: float
 
 
+class Perform(msgspec.Struct, tag=True):
+    """A prompt of the playground; answered with Performed, line by line. See `Play`."""
+
+    call: int
+    body: bytes
+    authorization: str
+
+
+class CancelPlay(msgspec.Struct, tag=True):
+    """Nobody waits for the answer to this `call` any more."""
+
+    call: int
+
+
 class Ready(msgspec.Struct, tag=True):
     """The engine is warm."""
 
@@ -124,6 +138,13 @@ class Observed(msgspec.Struct, tag=True):
     tally: Tally
 
 
+class Performed(msgspec.Struct, tag=True):
+    """A line of a playground's answer; empty: its end."""
+
+    call: int
+    line: bytes
+
+
 class Done(msgspec.Struct, tag=True):
     """The answer to an order with this `call`; not `ok`: it could not be done in time."""
 
@@ -139,8 +160,8 @@ class SetupFailed(msgspec.Struct, tag=True):
 
 ToEngine = StartEngine | FrontendGone | Refuse | AwaitIdle | Stop | Close
 FromEngine = Ready | LoadNow | Cleared | Done | SetupFailed
-ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Close
-FromFrontend = Listening | Serving | Observed | Done | SetupFailed
+ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Perform | CancelPlay | Close
+FromFrontend = Listening | Serving | Observed | Performed | Done | SetupFailed
 
 
 def _plain(value: Any) -> Any:

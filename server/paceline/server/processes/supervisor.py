@@ -38,7 +38,7 @@ class Supervisor:
         self._config = config
         self._loader = _name_of(loader)
         self._count = frontends
-        self._console = Console(config)
+        self._console = Console(config, "restarting")
         self._folder: Path | None = None
         self._reserved: list[socket.socket] = []
         self._frontends: Frontends | None = None
@@ -68,6 +68,7 @@ class Supervisor:
             self._console.metrics.tally,
             self._frontend_gone,
         )
+        self._console.stage.open(self._frontends)
         await self._frontends.start(self._count)
 
     async def load(self) -> None:
