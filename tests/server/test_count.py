@@ -32,6 +32,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"device": "cpu"}, 0),
         ({"device": "cpu", "frontends": 3}, 3),
         ({"frontends": 0}, 0),
+        ({"frontends": 0, "replicas": 2}, 1),
+        ({"device": "cpu", "replicas": 2}, 1),
     ],
 )
 def test_the_device_and_the_processors_decide(settings: dict[str, object], expected: int) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from .. import tokenizer
 from ..config import ServeConfig
 from ..errors import SetupError, Unavailable
-from ..facts import Facts
 from ..frontend import Frontend
 from ..guidance import Guides
 from ..listener import Listener
@@ -38,7 +37,8 @@ from .orders import (
     StartFrontend,
     ToFrontend,
 )
-from .remote_engine import RemoteEngine
+from .replicas import Replicas
+from .shares import folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +55,12 @@ class FrontendProcess:
         self._config = ServeConfig.model_validate(order.config)
         self._tally = Tally()
         self._listener = Listener(self._config, self._tally)
-        self._engine: RemoteEngine | None = None
+        self._engines: Replicas | None = None
         self._frontend: Frontend | None = None
         self._hub = Hub(asyncio.get_running_loop())
-        self._generation: int | None = None  # of the engine that is up
+        self._up: dict[
+            int, int
+        ] = {}  # the generations of the engines that are up, by their numbers
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._following: asyncio.Task[None] | None = None
@@ -93,43 +95,45 @@ class FrontendProcess:
 
     async def _obey(self, order: ToFrontend) -> None:
         match order:
-            case Open(facts, generation):
-                self._generation = generation
-                self._in_background(self._open(facts, generation))
+            case Open(_, generation, replica):
+                self._up[replica] = generation
+                self._in_background(self._open(order))
             case Leave(call):
                 await self._listener.leave()
                 self._tell(Done(call))
             case AwaitIdle(call, timeout_s):
                 self._in_background(self._report_answered(call, timeout_s))
-            case EngineGone(first, back_in_s):
-                self._generation = None
-                await self._listener.not_serving()
-                if self._engine is not None:
-                    error = Unavailable("the engine is restarting", back_in_s)
-                    waiting = self._engine.gone(first, error)
-                    logger.debug("%d requests wait for the next engine", waiting)
+            case EngineGone(first, back_in_s, replica):
+                self._up.pop(replica, None)  # else it died before it was ready
+                if not self._up:
+                    await self._listener.not_serving()
+                if self._engines is not None:
+                    left = self._engines.gone(replica, first, back_in_s)
+                    logger.debug("%d requests go to another engine, or wait for one", left)
 
-    async def _open(self, facts: Facts, generation: int) -> None:
+    async def _open(self, order: Open) -> None:
         async with self._opening:
-            if self._engine is None:
-                self._engine = await self._load(facts)
-            if self._generation != generation:
+            if self._engines is None:
+                self._engines = await self._load(order)
+            if self._up.get(order.replica) != order.generation:
                 return  # it has died since, and the next one is announced too
-            self._engine.connect(generation)
+            self._engines.connect(order.replica, order.generation)
             await self._listener.serving()
-            if self._generation != generation:
+            if not self._up:
                 await self._listener.not_serving()
         self._tell(Serving())
 
-    async def _load(self, facts: Facts) -> RemoteEngine:
-        config, folder = self._config, Path(self._order.folder)
+    async def _load(self, order: Open) -> Replicas:
+        config, folder, facts = self._config, Path(self._order.folder), order.facts
         tokens = await in_daemon_thread(
-            lambda: tokenizer.load(folder / TOKENIZER, config.trust_remote_code)
+            lambda: tokenizer.load(
+                folder_of(order.replica, config, folder) / TOKENIZER, config.trust_remote_code
+            )
         )
-        engine = RemoteEngine(self._hub, folder, self._order.serial)
+        engines = Replicas.of(self._hub, folder, self._order.serial, config, facts)
         model = facts.model
         self._frontend = Frontend(
-            engine,
+            engines.port,
             tokens,
             model,
             facts.limits(config),
@@ -137,17 +141,17 @@ class FrontendProcess:
             guides=Guides.of(tokens, model.vocab_size, model.eos_token_ids),
         )
         self._listener.answer(self._frontend, facts.info(config))
-        return engine
+        return engines
 
     async def _report_answered(self, call: int, timeout_s: float) -> None:
         self._tell(Done(call, await self._listener.answered(timeout_s)))
 
     async def _close(self) -> None:
         await self._listener.leave()
-        if self._engine is not None:
+        if self._engines is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._engine.ended.wait(), _LAST_OUTPUTS_S)
-            self._engine.fail(Unavailable("the server is shutting down"))
+                await asyncio.wait_for(self._engines.ended(), _LAST_OUTPUTS_S)
+            self._engines.fail(Unavailable("the server is shutting down"))
         await self._listener.close()
         if self._frontend is not None:
             self._frontend.close()

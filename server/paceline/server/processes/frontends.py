@@ -70,7 +70,7 @@ class Frontends:
         self._gone = gone
         self._serials = itertools.count(1)
         self._places: list[_Frontend] = []
-        self._open: Open | None = None  # while there is an engine
+        self._open: dict[int, Open] = {}  # of each engine that is up, by its number
         self._leaving = False
 
     async def start(self, count: int) -> None:
@@ -81,24 +81,26 @@ class Frontends:
         for place in self._places:
             await _event_or_end(place, place.listening)
 
-    def open(self, facts: Facts, generation: int) -> None:
+    def open(self, facts: Facts, generation: int, replica: int = 0) -> None:
         """There is an engine, the first or a later one: serve."""
-        self._open = Open(facts, generation)
+        order = self._open[replica] = Open(facts, generation, replica)
         for place in self._places:
-            self._tell_open(place)
+            self._tell_open(place, order)
 
     async def serving(self) -> None:
         """Returns when all serve for the first time."""
         for place in self._places:
             await _event_or_end(place, place.serving)
 
-    def engine_gone(self, on_board: Collection[Passenger], back_in_s: float) -> None:
-        """The engine died and computed these requests."""
-        self._open = None
+    def engine_gone(
+        self, on_board: Collection[Passenger], back_in_s: float, replica: int = 0
+    ) -> None:
+        """An engine died and computed these requests."""
+        self._open.pop(replica, None)
         for place in self._places:
             if place.child is not None and place.up:
                 first = [each.first for each in on_board if each.frontend == place.serial]
-                place.child.send(EngineGone(first, back_in_s))
+                place.child.send(EngineGone(first, back_in_s, replica))
 
     async def leave(self) -> None:
         """Health says NOT_SERVING everywhere but where one hangs, and none is restarted any more. Idempotent."""
@@ -175,10 +177,10 @@ class Frontends:
             return None
         return code
 
-    def _tell_open(self, place: _Frontend) -> None:
+    def _tell_open(self, place: _Frontend, order: Open) -> None:
         # While the server drains, too: what waits for a new engine is still to be answered.
-        if self._open is not None and place.child is not None and place.up:
-            place.child.send(self._open)
+        if place.child is not None and place.up:
+            place.child.send(order)
 
     async def _start(self, serial: int) -> Child[FromFrontend]:
         config = self._config.model_dump(mode="json")
@@ -190,7 +192,8 @@ class Frontends:
             case Listening():
                 place.up = True
                 place.listening.set()
-                self._tell_open(place)
+                for order in self._open.values():
+                    self._tell_open(place, order)
             case Serving():
                 place.serving.set()
             case Observed(tally):

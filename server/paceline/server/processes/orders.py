@@ -36,6 +36,12 @@ class FrontendGone(msgspec.Struct, tag=True):
     serial: int
 
 
+class Suspected(msgspec.Struct, tag=True):
+    """How many engines in a row have died computing these, by fingerprint; 0: another has computed it to its end."""
+
+    deaths: dict[bytes, int]
+
+
 class Refuse(msgspec.Struct, tag=True):
     """Takes no new requests from now on; answered with Done."""
 
@@ -73,6 +79,7 @@ class Open(msgspec.Struct, tag=True):
 
     facts: Facts
     generation: int
+    replica: int = 0
 
 
 class Leave(msgspec.Struct, tag=True):
@@ -89,6 +96,7 @@ class EngineGone(msgspec.Struct, tag=True):
 
     first: list[int]
     back_in_s: float
+    replica: int = 0
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -136,7 +144,7 @@ class SetupFailed(msgspec.Struct, tag=True):
     line: str
 
 
-ToEngine = StartEngine | FrontendGone | Refuse | AwaitIdle | Stop | Close
+ToEngine = StartEngine | FrontendGone | Suspected | Refuse | AwaitIdle | Stop | Close
 FromEngine = Ready | LoadNow | Cleared | Done | SetupFailed
 ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Close
 FromFrontend = Listening | Serving | Observed | Done | SetupFailed
