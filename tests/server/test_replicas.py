@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,23 @@ def test_requests_are_shared_out(start: Callable[..., Server]) -> None:
     assert {each.requests_finished for each in load.replicas} == {4, 8}
     assert (load.requests_finished, load.cached_tokens) == (12, 9 * 96)
 
-    streams = [(one, two)[i % 2].stream(3000, text=f"{i}") for i in range(8)]
+    names = [f"r{i}" for i in range(8)]
+    streams = [(one, two)[i % 2].stream(3000, text=n, request_id=n) for i, n in enumerate(names)]
+    for name in names:  # at the other front end, whose requests may go to the other engine
+        error = status_of(partial(two.generate, request_id=name))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     load = two.load()
     assert load.running == 8 == sum(each.running for each in load.replicas)
     assert min(each.running for each in load.replicas) >= 3
-    names = [f'paceline_num_requests_running{{engine="{i}"}}' for i in (0, 1)]
-    until(lambda: [server.metric(name) for name in names] == [e.running for e in load.replicas])
+    gauges = [f'paceline_num_requests_running{{engine="{i}"}}' for i in (0, 1)]
+    until(lambda: [server.metric(name) for name in gauges] == [e.running for e in load.replicas])
     status = json.loads(server.get("/status.json"))["load"]
     assert (status["running"], len(status["replicas"])) == (8, 2)
     assert two.stub.Abort(pb.AbortRequest(all=True), timeout=WAIT_S).aborted == 8
     for stream in streams:
         assert text_of(stream)[1].finish.reason == pb.FINISH_REASON_ABORTED
     one.until_idle()
+    assert two.generate(request_id="r0").request_id == "r0"
 
 
 def test_a_dead_engine_is_stood_in_for(start: Callable[..., Server]) -> None:

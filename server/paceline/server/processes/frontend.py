@@ -20,9 +20,11 @@ from ..stream import Hub
 from ..tally import Tally
 from ..threads import in_daemon_thread
 from . import child
+from .claims import Claims
 from .orders import (
     TOKENIZER,
     AwaitIdle,
+    Claimed,
     Close,
     Done,
     EngineGone,
@@ -56,6 +58,7 @@ class FrontendProcess:
         self._tally = Tally()
         self._listener = Listener(self._config, self._tally)
         self._engines: Replicas | None = None
+        self._claims = Claims(self._tell)
         self._frontend: Frontend | None = None
         self._hub = Hub(asyncio.get_running_loop())
         self._up: dict[
@@ -103,6 +106,8 @@ class FrontendProcess:
                 self._tell(Done(call))
             case AwaitIdle(call, timeout_s):
                 self._in_background(self._report_answered(call, timeout_s))
+            case Claimed(call, ok):
+                self._claims.answered(call, ok)
             case EngineGone(first, back_in_s, replica):
                 self._up.pop(replica, None)  # else it died before it was ready
                 if not self._up:
@@ -130,7 +135,7 @@ class FrontendProcess:
                 folder_of(order.replica, config, folder) / TOKENIZER, config.trust_remote_code
             )
         )
-        engines = Replicas.of(self._hub, folder, self._order.serial, config, facts)
+        engines = Replicas.of(self._hub, folder, self._order.serial, config, facts, self._claims)
         model = facts.model
         self._frontend = Frontend(
             engines.port,

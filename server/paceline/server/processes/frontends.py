@@ -17,6 +17,8 @@ from .flight_record import Passenger
 from .launch import ANSWER_S, Child
 from .orders import (
     AwaitIdle,
+    Claim,
+    Claimed,
     Close,
     EngineGone,
     FromFrontend,
@@ -24,6 +26,7 @@ from .orders import (
     Listening,
     Observed,
     Open,
+    Release,
     Serving,
     StartFrontend,
 )
@@ -71,6 +74,9 @@ class Frontends:
         self._serials = itertools.count(1)
         self._places: list[_Frontend] = []
         self._open: dict[int, Open] = {}  # of each engine that is up, by its number
+        self._ids: dict[
+            str, int
+        ] = {}  # of requests, with the serial of the front end that claimed it
         self._leaving = False
 
     async def start(self, count: int) -> None:
@@ -168,6 +174,7 @@ class Frontends:
         place.child, place.serial, place.up = child, serial, False
         code = await child.follow(lambda message: self._take(place, message))
         place.child = None
+        self._ids = {name: owner for name, owner in self._ids.items() if owner != serial}
         if code or not self._leaving:
             self._gone(serial)
         if self._leaving:
@@ -198,6 +205,13 @@ class Frontends:
                 place.serving.set()
             case Observed(tally):
                 self._tally.add(tally)
+            case Claim(call, request_id) if place.child is not None:
+                free = request_id not in self._ids
+                if free:
+                    self._ids[request_id] = place.serial
+                place.child.send(Claimed(call, free))
+            case Release(request_id):
+                self._ids.pop(request_id, None)
 
 
 async def _event_or_end(place: _Frontend, event: asyncio.Event) -> None:

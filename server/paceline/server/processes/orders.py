@@ -117,6 +117,26 @@ class Cleared(msgspec.Struct, tag=True):
     fingerprint: bytes
 
 
+class Claim(msgspec.Struct, tag=True):
+    """A front end wants an id for a request of its own, where there are several engines; answered with Claimed."""
+
+    call: int
+    request_id: str
+
+
+class Claimed(msgspec.Struct, tag=True):
+    """The answer to a Claim with this `call`; not `ok`: a request of that id is in flight."""
+
+    call: int
+    ok: bool
+
+
+class Release(msgspec.Struct, tag=True):
+    """The request of this id is over."""
+
+    request_id: str
+
+
 class Listening(msgspec.Struct, tag=True):
     """A front end has the port, and health says NOT_SERVING."""
 
@@ -146,8 +166,8 @@ class SetupFailed(msgspec.Struct, tag=True):
 
 ToEngine = StartEngine | FrontendGone | Suspected | Refuse | AwaitIdle | Stop | Close
 FromEngine = Ready | LoadNow | Cleared | Done | SetupFailed
-ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Close
-FromFrontend = Listening | Serving | Observed | Done | SetupFailed
+ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Claimed | Close
+FromFrontend = Listening | Serving | Observed | Claim | Release | Done | SetupFailed
 
 
 def _plain(value: Any) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +31,12 @@ from .messages import (
     decode_to_frontend,
     encode,
 )
+from .running import Running
 from .suspects import fingerprint
 
 # An engine may die before it computes anything, of a request that is not on its record then. Nobody takes part in that
 # for ever.
 _MOST_DEATHS = 5
-
-
-@dataclass(slots=True)
-class Running:
-    """A request in flight. Its completions have the slots from `first` on, which change with the engine."""
-
-    request: Request
-    fingerprint: bytes
-    stream: OutputStream
-    answer: asyncio.Future[None]
-    first: int = -1
-    unfinished: int = 0
-    deaths: int = 0  # of engines that had it
 
 
 class RemoteEngine:
@@ -63,9 +50,17 @@ class RemoteEngine:
         hub: the streams of this front end.
         folder: where the sockets are.
         serial: the number of this front end, never used before.
+        over: told the id of each request that was taken and is over, if anybody wants to know.
     """
 
-    def __init__(self, hub: Hub, folder: Path, serial: int) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        folder: Path,
+        serial: int,
+        over: Callable[[str], None] | None = None,
+    ) -> None:
+        self._over = over
         self.ended = asyncio.Event()  # nothing more comes from the engine
         self.ended.set()
         self._hub = hub
@@ -219,15 +214,16 @@ class RemoteEngine:
 
     def _forget(self, running: Running) -> None:
         """Nobody reads what becomes of a request that no engine has."""
-        del self._running[running.request.id]
+        self._drop(running)
         self._hub.forget(running.stream)
 
     def _fail(self, running: Running, error: Exception) -> None:
         """Tells whoever waits, for its answer or for its outputs."""
-        del self._running[running.request.id]
         if running.answer.done():
+            self._drop(running)
             self._hub.fail(running.stream, error)
         else:
+            del self._running[running.request.id]
             self._hub.forget(running.stream)
             running.answer.set_exception(error)
 
@@ -309,6 +305,11 @@ class RemoteEngine:
         running = self._running[request_id]
         running.unfinished -= 1
         if not running.unfinished:
-            del self._running[request_id]
+            self._drop(running)
             if not running.answer.done():  # that comes by the other socket
                 running.answer.set_result(None)
+
+    def _drop(self, running: Running) -> None:
+        del self._running[running.request.id]
+        if self._over is not None:
+            self._over(running.request.id)

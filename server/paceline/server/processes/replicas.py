@@ -13,6 +13,7 @@ from ..errors import QueueFull, Unavailable
 from ..facts import Facts
 from ..request import FinishReason, Load, Request
 from ..stream import Hub, OutputStream
+from .claims import Claims
 from .loads import total
 from .remote_engine import RemoteEngine
 from .routing import Router
@@ -29,25 +30,38 @@ class Replicas:
     Args:
         engines: in the order of their numbers.
         router: knows as many.
+        claims: ids of the whole server, which the engines release.
     """
 
-    def __init__(self, engines: Sequence[RemoteEngine], router: Router) -> None:
+    def __init__(self, engines: Sequence[RemoteEngine], router: Router, claims: Claims) -> None:
+        self._claims = claims
         self._engines = engines
         self._router = router
         self._away: dict[int, Unavailable] = {}  # of the engines that died
 
     @classmethod
-    def of(cls, hub: Hub, folder: Path, serial: int, config: ServeConfig, facts: Facts) -> Replicas:
+    def of(
+        cls,
+        hub: Hub,
+        folder: Path,
+        serial: int,
+        config: ServeConfig,
+        facts: Facts,
+        claims: Claims,
+    ) -> Replicas:
         """Those of the server whose folder this is; none is connected yet. `facts` are any engine's."""
-        numbers = range(config.replicas)
-        engines = [RemoteEngine(hub, folder_of(i, config, folder), serial) for i in numbers]
+        release = claims.release if config.replicas > 1 else None
+        engines = [
+            RemoteEngine(hub, folder_of(number, config, folder), serial, release)
+            for number in range(config.replicas)
+        ]
         router = Router(
             config.replicas,
             page_size=config.page_size if config.prefix_cache else 0,
             pages=facts.num_pages,
             slack=-(-config.max_batch_size // 4),
         )
-        return cls(engines, router)
+        return cls(engines, router, claims)
 
     @property
     def port(self) -> EnginePort:
@@ -87,6 +101,14 @@ class Replicas:
 
     async def start(self, request: Request) -> OutputStream:
         """As `EnginePort.start`: QueueFull if every engine's queue is full."""
+        await self._claims.take(request.id)
+        try:
+            return await self._submit(request)
+        except Exception:  # not when the caller leaves: then an engine has the request
+            self._claims.release(request.id)
+            raise
+
+    async def _submit(self, request: Request) -> OutputStream:
         loads = self._loads
         if not loads:
             raise self._error
