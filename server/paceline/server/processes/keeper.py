@@ -238,17 +238,22 @@ class Keeper:
         lived_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
         self._delay_s = self._backoff.after(lived_s)
         self._on_board = flight_record.read(self._folder / record_name(generation)).passengers
+        # Until the exit code tells: else a client that is quick with its next try gets in beside the one to blame.
+        self._tell_deaths(1)
         self._listeners.gone(self._on_board, self._delay_s + self._start_s)
+
+    def _tell_deaths(self, least: int) -> None:
+        """What is known of those on board, as if so many engines had died of each at least."""
+        deaths, prints = self._suspects.deaths, {each.fingerprint for each in self._on_board}
+        self._listeners.suspected({each: max(least, deaths.get(each, 0)) for each in prints})
 
     async def _mourn(self, generation: int, end: str) -> None:
         """Remembers whom to suspect, and waits before the next start."""
         child, self._child = self._child, None
         # Only somebody else can kill it by signal 9, be it the kernel when memory is short: no request is to blame.
         if self._hung or child is None or child.process.returncode != -signal.SIGKILL:
-            blamed = {each.fingerprint for each in self._on_board}
-            self._suspects.blame(blamed)
-            deaths = self._suspects.deaths
-            self._listeners.suspected({each: deaths[each] for each in blamed if each in deaths})
+            self._suspects.blame({each.fingerprint for each in self._on_board})
+        self._tell_deaths(0)
         logger.critical(
             "%s %s while it computed %d requests: restarting in %g s",
             self._name,
