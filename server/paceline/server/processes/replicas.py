@@ -60,6 +60,7 @@ class Replicas:
             page_size=config.page_size if config.prefix_cache else 0,
             pages=facts.num_pages,
             slack=-(-config.max_batch_size // 4),
+            first=serial,
         )
         return cls(engines, router, claims)
 

@@ -35,13 +35,18 @@ class Router:
         page_size: tokens of a page; 0: nothing is cached.
         pages: remembered of each engine, the latest used: as many as it has.
         slack: completions.
+        first: whose turn it is at the beginning, so that front ends that start together do not all choose the same.
     """
 
-    def __init__(self, engines: int, *, page_size: int, pages: int, slack: int) -> None:
+    def __init__(
+        self, engines: int, *, page_size: int, pages: int, slack: int, first: int = 0
+    ) -> None:
         self._page_size = page_size
         self._slack = slack
         self._known = [_Known(min(pages, MOST_PAGES)) for _ in range(engines)]
-        self._turn = list(range(engines))  # who was chosen longest ago comes first
+        self._turn = [
+            (first + i) % engines for i in range(engines)
+        ]  # who was chosen longest ago comes first
 
     def route(self, prompt: Sequence[int], loads: Mapping[int, int]) -> Route:
         """Where to send a prompt.
