@@ -1,4 +1,4 @@
-"""How many front ends a server gets."""
+"""How many front ends a server gets, and what each of its engines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from paceline.server import devices
+from paceline.server import cores, devices
 from paceline.server.config import ServeConfig
+from paceline.server.errors import SetupError
 from paceline.server.processes.count import count_frontends
+from paceline.server.processes.shares import config_of
 
 
 @pytest.fixture
@@ -32,6 +34,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"device": "cpu"}, 0),
         ({"device": "cpu", "frontends": 3}, 3),
         ({"frontends": 0}, 0),
+        ({"frontends": 0, "replicas": 2}, 1),
+        ({"device": "cpu", "replicas": 2}, 1),
     ],
 )
 def test_the_device_and_the_processors_decide(settings: dict[str, object], expected: int) -> None:
@@ -48,3 +52,27 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_frontends(ServeConfig()) == 8
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert count_frontends(ServeConfig()) == 0
+
+
+@pytest.mark.usefixtures("gpu")
+def test_each_engine_has_a_gpu_of_its_own() -> None:
+    """By its number, unless there is one engine; a GPU's name for all of them is refused."""
+    config = ServeConfig(replicas=2)
+    assert [config_of(i, config).device for i in (0, 1)] == ["cuda:0", "cuda:1"]
+    one = ServeConfig(device="cuda:3")
+    assert config_of(0, one) is one
+    with pytest.raises(SetupError, match="--device cuda:3 is one GPU, and --replicas 2 takes"):
+        config_of(1, ServeConfig(device="cuda:3", replicas=2))
+
+
+def test_engines_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its part of the threads, one at least, but what was asked for as it is."""
+    monkeypatch.setattr(cores, "usable", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for replicas, threads in [(2, 3), (8, 1)]:
+        config = ServeConfig(device="cpu", replicas=replicas)
+        assert config_of(1, config).num_threads == threads
+        assert config_of(1, config).device == "cpu"
+    assert config_of(0, ServeConfig(device="cpu", replicas=2, num_threads=5)).num_threads == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert config_of(0, ServeConfig(device="cpu", replicas=2)).num_threads is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from paceline.server import cores
 from paceline.server.errors import SetupError
 from paceline.server.runner import hardware
 
@@ -54,8 +55,8 @@ def test_a_container_limit_bounds_the_threads(
     """A limit of a CPU and a half is two threads, and none is no bound."""
     quota = tmp_path / "cpu.max"
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(hardware, "_usable_cores", lambda: 16)
-    monkeypatch.setattr(hardware, "_CGROUP_QUOTA", quota)
+    monkeypatch.setattr(cores, "_cores", lambda: 16)
+    monkeypatch.setattr(cores, "_CGROUP_QUOTA", quota)
     quota.write_text("150000 100000\n")
     assert hardware.pick_threads(None) == 2
     quota.write_text("max 100000\n")

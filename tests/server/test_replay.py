@@ -278,6 +278,23 @@ class TestQuarantine:
         await until(lambda: len(life.cleared) == 3)
         assert set(life.cleared) == {fingerprint(each) for each in suspects}
 
+    async def test_other_engines_deaths_count(self, front: Front) -> None:
+        """Who is held back is refused when another engine has died of it, and free once another one has cleared it."""
+        inside, poison, innocent = suspects = [request(str(i), prompt=10 + i) for i in range(3)]
+        gate = Gate()
+        life = front.begin(gate)
+        life.exchange.know({fingerprint(each): 1 for each in suspects})
+        first = await front.remote.start(inside)
+        refused = asyncio.create_task(front.remote.start(poison))
+        await front.remote.load()
+        assert not refused.done()
+        life.exchange.know({fingerprint(poison): 2, fingerprint(innocent): 0})
+        with pytest.raises(EngineFailure):
+            await refused
+        other = await front.remote.start(innocent)
+        gate.open()
+        assert len(await outputs(first)) == len(await outputs(other)) == 4
+
     async def test_who_left_uncomputed_is_no_better_known(self, front: Front) -> None:
         """A suspect that waited for a row and was cancelled stays one; it is cleared once it was computed."""
         suspect = request("suspect", prompt=10)

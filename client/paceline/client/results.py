@@ -183,6 +183,7 @@ class ServerInfo:
     uptime_s: float
     versions: Mapping[str, str]
     features: tuple[str, ...]
+    replicas: int = 1  # engines behind the port; bounds, pages and threads are those of each one
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,12 @@ class ServeConfig(EngineConfig, ModelConfig):
         le=64,
         description="gRPC processes beside the engine's; 0: one process does all; unset: by the device",
     )
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="engines behind the port, one for each GPU; on a CPU they share its cores",
+    )
     max_connection_age_s: float | None = Field(
         1800.0,
         ge=1,

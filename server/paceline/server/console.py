@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from . import dashboard, listen, security
 from .config import ServeConfig
 from .history import History
@@ -48,9 +50,9 @@ class Console:
             raise listen.cannot_listen(host, port, "--metrics-port", exc) from exc
         self.port = self._web.port
 
-    def watch(self, engine: Watched, info: ServerInfo) -> None:
-        """Shows this engine from now on."""
-        self.metrics.watch(engine)
+    def watch(self, engine: Watched, info: ServerInfo, each: Sequence[Watched] = ()) -> None:
+        """Shows this engine from now on, or these together, and `each` of them in the metrics."""
+        self.metrics.watch(*(each or [engine]))
         self._engine, self._info = engine, info
 
     def remember(self) -> None:

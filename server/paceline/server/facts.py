@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .config import ServeConfig
@@ -29,15 +29,19 @@ class Facts:
     started: float = field(default_factory=time.monotonic)
 
     def info(self, config: ServeConfig) -> ServerInfo:
-        """What clients and the status page are told."""
+        """What clients and the status page are told: of several engines, the kind of their devices alone."""
+        model = self.model
+        if config.replicas > 1:
+            model = replace(model, device=model.device.partition(":")[0])
         return ServerInfo(
             config=config,
             default_max_tokens=config.default_max_tokens,
-            model=self.model,
+            model=model,
             num_pages=self.num_pages,
             num_threads=self.num_threads,
             has_chat_template=self.has_chat_template,
             guided=self.guided,
+            replicas=config.replicas,
             started=self.started,
         )
 

@@ -41,19 +41,18 @@ class Metrics:
     def __init__(self) -> None:
         self.tally = Tally()
         self._registry = CollectorRegistry()
-        self._engine: Watched | None = None
-        self._restarts = 0
-        self._restarted = 0.0
+        self._engines: tuple[Watched | None, ...] = (None,)
+        self._restarts: dict[int, tuple[int, float]] = {}  # how often, and when last
         self._registry.register(_Collector(self))
 
-    def watch(self, engine: Watched) -> None:
-        """Reads the engine from now on."""
-        self._engine = engine
+    def watch(self, *engines: Watched) -> None:
+        """Reads these from now on."""
+        self._engines = engines
 
-    def restarted(self, time_s: float) -> None:
-        """The engine is ready again after a death, at this time since 1970."""
-        self._restarts += 1
-        self._restarted = time_s
+    def restarted(self, time_s: float, number: int = 0) -> None:
+        """The engine of this number is ready again after a death, at this time since 1970."""
+        count, _ = self._restarts.get(number, (0, 0.0))
+        self._restarts[number] = count + 1, time_s
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format. Any thread."""
@@ -79,13 +78,21 @@ class Metrics:
             yield _histogram(name, scale, tally.bins[name])
 
     def engine_metrics(self) -> Iterable[Metric]:
-        """What the engine's counters say now."""
-        load = Load() if self._engine is None else self._engine.load()
-        healthy = self._engine is not None and self._engine.healthy
+        """What the engines' counters say now: of several, each one's, with its number as the label `engine`."""
+        first, *others = map(self._engine_metrics, range(len(self._engines)))
+        if not others:
+            return first
+        return map(_by_engine, zip(first, *others, strict=True))
+
+    def _engine_metrics(self, number: int) -> Iterable[Metric]:
+        engine = self._engines[number]
+        load = Load() if engine is None else engine.load()
+        healthy = engine is not None and engine.healthy
+        restarts, restarted = self._restarts.get(number, (0, 0.0))
         yield _gauge("engine_healthy", "Whether the engine's loop is alive.", healthy)
-        yield _counter("engine_restarts", "Engines that replaced a dead one.", self._restarts)
+        yield _counter("engine_restarts", "Engines that replaced a dead one.", restarts)
         when = "When the engine was last ready again, in seconds since 1970; 0: it never died."
-        yield _gauge("engine_last_restart_timestamp_seconds", when, self._restarted)
+        yield _gauge("engine_last_restart_timestamp_seconds", when, restarted)
         yield _gauge("num_requests_running", "Completions being computed.", load.running)
         yield _gauge("num_requests_waiting", "Completions in the queue.", load.waiting)
         yield _gauge("queue_tokens", "Prompt tokens in the queue.", load.waiting_tokens)
@@ -116,6 +123,16 @@ class _Collector:
     def collect(self) -> Iterable[Metric]:
         yield from self._metrics.observed()
         yield from self._metrics.engine_metrics()
+
+
+def _by_engine(metrics: tuple[Metric, ...]) -> Metric:
+    """One metric of several engines."""
+    metrics[0].samples = [
+        sample._replace(labels=sample.labels | {"engine": str(number)})
+        for number, metric in enumerate(metrics)
+        for sample in metric.samples
+    ]
+    return metrics[0]
 
 
 def _histogram(name: str, scale: Scale, bins: Bins) -> HistogramMetricFamily:

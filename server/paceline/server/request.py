@@ -178,6 +178,7 @@ class Load:
     draining: bool = False
     row_steps: int = 0
     queue_wait_s: float = 0.0
+    replicas: tuple[Load, ...] = ()  # where several engines make up the rest: each one's
 
 
 @dataclass(frozen=True, slots=True)

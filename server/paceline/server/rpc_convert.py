@@ -182,4 +182,5 @@ def load_message(load: Load) -> pb.GetLoadResponse:
         draining=load.draining,
         row_steps=load.row_steps,
         queue_wait_s=load.queue_wait_s,
+        replicas=map(load_message, load.replicas),
     )

@@ -45,6 +45,7 @@ class ServerInfo:
     num_threads: int
     has_chat_template: bool
     guided: bool = False
+    replicas: int = 1
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -89,4 +90,5 @@ class ServerInfo:
             uptime_s=self.uptime_s,
             versions=self.versions,
             features=self.features,
+            replicas=self.replicas,
         )

@@ -92,6 +92,10 @@ class OutputStream:
         self._waiter: asyncio.Future[None] | None = None  # of the reader, while nothing is ready
         self._error: Exception | None = None
 
+    def cancel_by(self, cancel: Cancel) -> None:
+        """Another engine has the request now."""
+        self._cancel = cancel
+
     def put(self, output: Output) -> None:
         """Adds an output; on the loop's thread."""
         self.begun = True

@@ -12,7 +12,11 @@ _MOST = 8
 
 
 def count_frontends(config: ServeConfig) -> int:
-    """0: one process does all, for a CPU computes and serves with the same cores."""
+    """0: one process does all, for a CPU computes and serves with the same cores. Several engines need one at least."""
+    return max(_count(config), 1 if config.replicas > 1 else 0)
+
+
+def _count(config: ServeConfig) -> int:
     if config.frontends is not None:
         return config.frontends
     if not sys.platform.startswith("linux") or under_torchrun():

@@ -35,6 +35,7 @@ from .orders import (
     SetupFailed,
     StartEngine,
     Stop,
+    Suspected,
     ToEngine,
     record_name,
 )
@@ -90,6 +91,8 @@ class EngineProcess:
         self._tell(Ready(facts.gather(loaded, engine)))
         while engine.healthy or self._stopped:
             self._tell(LoadNow(engine.load()))
+            if self._config.replicas > 1:
+                self._exchange.announce()
             await asyncio.sleep(_PUBLISH_S)
         logger.critical("the engine died")
         return 1
@@ -100,6 +103,8 @@ class EngineProcess:
                 case FrontendGone(serial):
                     if self._engine is not None:
                         self._exchange.forget(serial)
+                case Suspected(deaths):
+                    self._exchange.know(deaths)
                 case Close():
                     return 0
                 case _ if self._engine is not None:

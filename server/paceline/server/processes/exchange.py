@@ -8,7 +8,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from .messages import (
     Aborted,
     Accepted,
     AskLoad,
+    Busy,
     Cancel,
     Hello,
     LoadIs,
@@ -129,6 +130,25 @@ class Exchange:
         self._to_close.append(link)
         logger.warning("front end %d is gone: cancelled %d requests", serial, len(orphans))
 
+    def announce(self) -> None:
+        """Tells each front end what the others have here, so that it can choose among engines."""
+        counts = dict.fromkeys(self._links, 0)
+        for owned in self._owned.copy().values():
+            if owned.identity in counts:
+                counts[owned.identity] += owned.unfinished
+        everything = sum(counts.values())
+        for identity, mine in counts.items():
+            self._inlet.send(identity, encode(Busy(everything - mine)))
+
+    def know(self, deaths: Mapping[bytes, int]) -> None:
+        """Other engines of the server died while they computed these, or have cleared them (0)."""
+        self._quarantine.know(deaths)
+        for owned in list(self._owned.copy().values()):
+            if owned.held is not None and self._quarantine.refuses(owned.submit.fingerprint):
+                owned.held.cancel()
+                del self._owned[owned.submit.request.id]
+                self._inlet.send(owned.identity, encode(self._refusal(owned.submit)))
+
     def passenger(self, request_id: str) -> Passenger:
         """Who a request is that a step computes; on the engine's thread."""
         owned = self._owned[request_id]
@@ -181,10 +201,7 @@ class Exchange:
             in_flight = Violation("generation.request_id", "a request with this id is in flight")
             return Refused(submit.first, InvalidRequest(in_flight))
         if quarantine.refuses(submit.fingerprint):
-            error = EngineFailure(uuid.uuid4().hex[:12])
-            what: dict[str, object] = {"id": request.id, "error_id": error.error_id}
-            logger.error("refused a request that engines died of: %s", fields(what))
-            return Refused(submit.first, error)
+            return self._refusal(submit)
         suspect = quarantine.suspects(submit.fingerprint)
         owned = _Owned(identity, self._links[identity], submit, suspect)
         self._owned[request.id] = owned
@@ -192,6 +209,13 @@ class Exchange:
             self._hold(owned)
             return None
         return self._let_in(owned)
+
+    def _refusal(self, submit: Submit) -> Refused:
+        """Of a request that engines died of."""
+        error = EngineFailure(uuid.uuid4().hex[:12])
+        what: dict[str, object] = {"id": submit.request.id, "error_id": error.error_id}
+        logger.error("refused a request that engines died of: %s", fields(what))
+        return Refused(submit.first, error)
 
     def _let_in(self, owned: _Owned) -> ToFrontend:
         submit = owned.submit

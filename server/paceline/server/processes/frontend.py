@@ -13,7 +13,6 @@ from pathlib import Path
 from .. import security, tokenizer
 from ..config import ServeConfig
 from ..errors import SetupError, Unavailable
-from ..facts import Facts
 from ..frontend import Frontend
 from ..guidance import Guides
 from ..listener import Listener
@@ -23,10 +22,12 @@ from ..stream import Hub
 from ..tally import Tally
 from ..threads import in_daemon_thread
 from . import child
+from .claims import Claims
 from .orders import (
     TOKENIZER,
     AwaitIdle,
     CancelPlay,
+    Claimed,
     Close,
     Done,
     EngineGone,
@@ -43,7 +44,8 @@ from .orders import (
     StartFrontend,
     ToFrontend,
 )
-from .remote_engine import RemoteEngine
+from .replicas import Replicas
+from .shares import folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +67,13 @@ class FrontendProcess:
             self._private = Path(order.folder) / f"page-{order.serial}"
         self._playground = None if self._private is None else Playground(self._private)
         self._plays: dict[int, Play] = {}
-        self._engine: RemoteEngine | None = None
+        self._engines: Replicas | None = None
+        self._claims = Claims(self._tell)
         self._frontend: Frontend | None = None
         self._hub = Hub(asyncio.get_running_loop())
-        self._generation: int | None = None  # of the engine that is up
+        self._up: dict[
+            int, int
+        ] = {}  # the generations of the engines that are up, by their numbers
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._following: asyncio.Task[None] | None = None
@@ -106,9 +111,9 @@ class FrontendProcess:
 
     async def _obey(self, order: ToFrontend) -> None:
         match order:
-            case Open(facts, generation):
-                self._generation = generation
-                self._in_background(self._open(facts, generation))
+            case Open(_, generation, replica):
+                self._up[replica] = generation
+                self._in_background(self._open(order))
             case Leave(call):
                 await self._listener.leave()
                 self._tell(Done(call))
@@ -120,35 +125,39 @@ class FrontendProcess:
                 play = self._plays.get(call)
                 if play is not None and self._playground is not None:
                     self._playground.cancel(play)
-            case EngineGone(first, back_in_s):
-                self._generation = None
-                await self._listener.not_serving()
-                if self._engine is not None:
-                    error = Unavailable("the engine is restarting", back_in_s)
-                    waiting = self._engine.gone(first, error)
-                    logger.debug("%d requests wait for the next engine", waiting)
+            case Claimed(call, ok):
+                self._claims.answered(call, ok)
+            case EngineGone(first, back_in_s, replica):
+                self._up.pop(replica, None)  # else it died before it was ready
+                if not self._up:
+                    await self._listener.not_serving()
+                if self._engines is not None:
+                    left = self._engines.gone(replica, first, back_in_s)
+                    logger.debug("%d requests go to another engine, or wait for one", left)
 
-    async def _open(self, facts: Facts, generation: int) -> None:
+    async def _open(self, order: Open) -> None:
         async with self._opening:
-            if self._engine is None:
-                self._engine = await self._load(facts)
-            if self._generation != generation:
+            if self._engines is None:
+                self._engines = await self._load(order)
+            if self._up.get(order.replica) != order.generation:
                 return  # it has died since, and the next one is announced too
-            self._engine.connect(generation)
+            self._engines.connect(order.replica, order.generation)
             await self._listener.serving()
-            if self._generation != generation:
+            if not self._up:
                 await self._listener.not_serving()
         self._tell(Serving())
 
-    async def _load(self, facts: Facts) -> RemoteEngine:
-        config, folder = self._config, Path(self._order.folder)
+    async def _load(self, order: Open) -> Replicas:
+        config, folder, facts = self._config, Path(self._order.folder), order.facts
         tokens = await in_daemon_thread(
-            lambda: tokenizer.load(folder / TOKENIZER, config.trust_remote_code)
+            lambda: tokenizer.load(
+                folder_of(order.replica, config, folder) / TOKENIZER, config.trust_remote_code
+            )
         )
-        engine = RemoteEngine(self._hub, folder, self._order.serial)
+        engines = Replicas.of(self._hub, folder, self._order.serial, config, facts, self._claims)
         model = facts.model
         self._frontend = Frontend(
-            engine,
+            engines.port,
             tokens,
             model,
             facts.limits(config),
@@ -156,7 +165,7 @@ class FrontendProcess:
             guides=Guides.of(tokens, model.vocab_size, model.eos_token_ids),
         )
         self._listener.answer(self._frontend, facts.info(config))
-        return engine
+        return engines
 
     def _perform(self, order: Perform, playground: Playground) -> None:
         def put(line: bytes) -> None:
@@ -172,10 +181,10 @@ class FrontendProcess:
 
     async def _close(self) -> None:
         await self._listener.leave()
-        if self._engine is not None:
+        if self._engines is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._engine.ended.wait(), _LAST_OUTPUTS_S)
-            self._engine.fail(Unavailable("the server is shutting down"))
+                await asyncio.wait_for(self._engines.ended(), _LAST_OUTPUTS_S)
+            self._engines.fail(Unavailable("the server is shutting down"))
         await self._listener.close()
         if self._playground is not None:
             await self._playground.close()

@@ -19,6 +19,8 @@ from .flight_record import Passenger
 from .launch import ANSWER_S, Child
 from .orders import (
     AwaitIdle,
+    Claim,
+    Claimed,
     Close,
     EngineGone,
     FromFrontend,
@@ -27,6 +29,7 @@ from .orders import (
     Observed,
     Open,
     Performed,
+    Release,
     Serving,
     StartFrontend,
 )
@@ -76,7 +79,9 @@ class Frontends:
         self._serials = itertools.count(1)
         self._places: list[_Frontend] = []
         self._plays = Plays()
-        self._open: Open | None = None  # while there is an engine
+        self._open: dict[int, Open] = {}  # of each engine that is up, by its number
+        # Of requests, with the serial of the front end that claimed it.
+        self._ids: dict[str, int] = {}
         self._leaving = False
 
     def begin(self, play: Play) -> None:
@@ -96,24 +101,26 @@ class Frontends:
         for place in self._places:
             await _event_or_end(place, place.listening)
 
-    def open(self, facts: Facts, generation: int) -> None:
+    def open(self, facts: Facts, generation: int, replica: int = 0) -> None:
         """There is an engine, the first or a later one: serve."""
-        self._open = Open(facts, generation)
+        order = self._open[replica] = Open(facts, generation, replica)
         for place in self._places:
-            self._tell_open(place)
+            self._tell_open(place, order)
 
     async def serving(self) -> None:
         """Returns when all serve for the first time."""
         for place in self._places:
             await _event_or_end(place, place.serving)
 
-    def engine_gone(self, on_board: Collection[Passenger], back_in_s: float) -> None:
-        """The engine died and computed these requests."""
-        self._open = None
+    def engine_gone(
+        self, on_board: Collection[Passenger], back_in_s: float, replica: int = 0
+    ) -> None:
+        """An engine died and computed these requests."""
+        self._open.pop(replica, None)
         for place in self._places:
             if place.child is not None and place.up:
                 first = [each.first for each in on_board if each.frontend == place.serial]
-                place.child.send(EngineGone(first, back_in_s))
+                place.child.send(EngineGone(first, back_in_s, replica))
 
     async def leave(self) -> None:
         """Health says NOT_SERVING everywhere but where one hangs, and none is restarted any more. Idempotent."""
@@ -182,6 +189,7 @@ class Frontends:
         code = await child.follow(lambda message: self._take(place, message))
         place.child = None
         self._plays.gone(child)
+        self._ids = {name: owner for name, owner in self._ids.items() if owner != serial}
         if code or not self._leaving:
             self._gone(serial)
         if self._leaving:
@@ -191,10 +199,10 @@ class Frontends:
             return None
         return code
 
-    def _tell_open(self, place: _Frontend) -> None:
+    def _tell_open(self, place: _Frontend, order: Open) -> None:
         # While the server drains, too: what waits for a new engine is still to be answered.
-        if self._open is not None and place.child is not None and place.up:
-            place.child.send(self._open)
+        if place.child is not None and place.up:
+            place.child.send(order)
 
     async def _start(self, serial: int) -> Child[FromFrontend]:
         config = self._config.model_dump(mode="json")
@@ -206,13 +214,21 @@ class Frontends:
             case Listening():
                 place.up = True
                 place.listening.set()
-                self._tell_open(place)
+                for order in self._open.values():
+                    self._tell_open(place, order)
             case Serving():
                 place.serving.set()
             case Observed(tally):
                 self._tally.add(tally)
             case Performed():
                 self._plays.take(message)
+            case Claim(call, request_id) if place.child is not None:
+                free = request_id not in self._ids
+                if free:
+                    self._ids[request_id] = place.serial
+                place.child.send(Claimed(call, free))
+            case Release(request_id):
+                self._ids.pop(request_id, None)
 
 
 async def _event_or_end(place: _Frontend, event: asyncio.Event) -> None:

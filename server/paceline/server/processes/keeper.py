@@ -8,7 +8,7 @@ import itertools
 import logging
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..facts import Facts
 from ..request import Load
 from . import flight_record
 from .backoff import Backoff
+from .engine_view import EngineView
 from .flight_record import Passenger
 from .launch import ANSWER_S, Child
 from .messages import control
@@ -33,6 +34,7 @@ from .orders import (
     Refuse,
     StartEngine,
     Stop,
+    Suspected,
     record_name,
 )
 from .suspects import Suspects
@@ -46,23 +48,20 @@ _STOP_S = 60.0  # for the step that is being computed when the engine is told to
 _LOOKS = 4  # at the flight record, in the time that a step may take
 
 
-class EngineView:
-    """The engine as of its latest word. Any thread."""
-
-    def __init__(self) -> None:
-        self.healthy = False
-        self.latest = Load()
-
-    def load(self) -> Load:
-        return self.latest
+def _nobody(_deaths: Mapping[bytes, int]) -> None:
+    """No other engine needs to know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Who is told of the engine's lives: that one is ready, and that it died, with whom, and when it may be back."""
+    """Who is told of the engine's lives: that one is ready, and that it died, with whom, and when it may be back.
+
+    And of suspects, by fingerprint: how many engines in a row have died of each by now, 0 when it is cleared.
+    """
 
     ready: Callable[[Facts, int], None]
     gone: Callable[[Collection[Passenger], float], None]
+    suspected: Callable[[Mapping[bytes, int]], None] = _nobody
 
 
 class Keeper:
@@ -70,8 +69,10 @@ class Keeper:
 
     Args:
         loader: `module:function`.
-        folder: the server's own, where sockets and flight records are.
+        folder: its own, where sockets and flight records are.
         backoff: how long to wait before a restart.
+        suspects: of all engines of the server.
+        name: of the engine, in the log.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class Keeper:
         folder: Path,
         listeners: Listeners,
         backoff: Backoff | None = None,
+        suspects: Suspects | None = None,
+        name: str = "the engine",
     ) -> None:
         self.view = EngineView()
         self.failed = asyncio.Event()  # it is not started any more
@@ -89,7 +92,8 @@ class Keeper:
         self._folder = folder
         self._listeners = listeners
         self._backoff = backoff or Backoff(0.5, 30.0, 60.0)
-        self._suspects = Suspects()
+        self._suspects = suspects or Suspects()
+        self._name = name
         self._facts: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
         self._child: Child[FromEngine] | None = None
         self._up = asyncio.Event()
@@ -114,11 +118,21 @@ class Keeper:
         if self._child is not None:
             self._child.send(FrontendGone(serial))
 
+    def suspected(self, deaths: Mapping[bytes, int]) -> None:
+        """Tells the engine, if it lives, what others have died of or have cleared."""
+        if self._child is not None:
+            self._child.send(Suspected(dict(deaths)))
+
     async def refuse(self) -> None:
         """New requests are refused from now on, by later engines too."""
         self._refusing = True
         if self._child is not None and self._up.is_set():
             await self._child.ask(Refuse)
+
+    @property
+    def up(self) -> bool:
+        """Whether there is an engine, and it is warm."""
+        return self._up.is_set()
 
     async def idle(self, timeout_s: float) -> bool:
         """Waits until nothing runs or waits; whether that came true in time, perhaps in a new engine."""
@@ -170,13 +184,13 @@ class Keeper:
                 return
             if not self._facts.done():
                 line = self._child and self._child.line
-                reason = line or f"the engine {end}; the log has the reason"
+                reason = line or f"{self._name} {end}; the log has the reason"
                 self._facts.set_exception(SetupError(reason))
                 return
             tries = 0 if self._ready_at is not None else tries + 1
             if tries == _MOST_TRIES:
                 logger.critical(
-                    "the engine %s, and did not get ready %d times: giving up", end, tries
+                    "%s %s, and did not get ready %d times: giving up", self._name, end, tries
                 )
                 self.failed.set()
                 return
@@ -185,7 +199,7 @@ class Keeper:
     def _check(self, task: asyncio.Task[None]) -> None:
         """Without a keeper nobody would notice a death."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.critical("the engine is not watched any more", exc_info=error)
+            logger.critical("%s is not watched any more", self._name, exc_info=error)
             self.failed.set()
             if not self._facts.done():
                 self._facts.set_exception(error)
@@ -224,7 +238,14 @@ class Keeper:
         lived_s = 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
         self._delay_s = self._backoff.after(lived_s)
         self._on_board = flight_record.read(self._folder / record_name(generation)).passengers
+        # Until the exit code tells: else a client that is quick with its next try gets in beside the one to blame.
+        self._tell_deaths(1)
         self._listeners.gone(self._on_board, self._delay_s + self._start_s)
+
+    def _tell_deaths(self, least: int) -> None:
+        """What is known of those on board, as if so many engines had died of each at least."""
+        deaths, prints = self._suspects.deaths, {each.fingerprint for each in self._on_board}
+        self._listeners.suspected({each: max(least, deaths.get(each, 0)) for each in prints})
 
     async def _mourn(self, generation: int, end: str) -> None:
         """Remembers whom to suspect, and waits before the next start."""
@@ -232,8 +253,10 @@ class Keeper:
         # Only somebody else can kill it by signal 9, be it the kernel when memory is short: no request is to blame.
         if self._hung or child is None or child.process.returncode != -signal.SIGKILL:
             self._suspects.blame({each.fingerprint for each in self._on_board})
+        self._tell_deaths(0)
         logger.critical(
-            "the engine %s while it computed %d requests: restarting in %g s",
+            "%s %s while it computed %d requests: restarting in %g s",
+            self._name,
             end,
             len(self._on_board),
             self._delay_s,
@@ -252,7 +275,7 @@ class Keeper:
                 continue  # loading may take any time
             oldest = min(self._heard_at, since or self._heard_at)
             if time.monotonic() - oldest > timeout_s:
-                logger.critical("the engine made no progress for %g s: killing it", timeout_s)
+                logger.critical("%s made no progress for %g s: killing it", self._name, timeout_s)
                 self._hung = True
                 child.kill()
                 return
@@ -266,6 +289,7 @@ class Keeper:
                 self.view.latest = load
             case Cleared(fingerprint):
                 self._suspects.clear(fingerprint)
+                self._listeners.suspected({fingerprint: 0})
 
     def _ready(self, facts: Facts, generation: int, begun: float) -> None:
         self._ready_at = time.monotonic()
@@ -275,7 +299,7 @@ class Keeper:
         if self._refusing and self._child is not None:
             self._refusal = asyncio.create_task(self._child.ask(Refuse))
         if generation > 1:
-            logger.warning("the engine is ready again, %.1f s after its start", self._start_s)
+            logger.warning("%s is ready again, %.1f s after its start", self._name, self._start_s)
         if not self._facts.done():
             self._facts.set_result(facts)
         if not self._facts.cancelled():

@@ -78,6 +78,12 @@ class LoadIs(msgspec.Struct, tag=True):
     load: Load
 
 
+class Busy(msgspec.Struct, tag=True):
+    """How many completions of other front ends the engine has: told now and then where there are several engines."""
+
+    others: int
+
+
 class Other(msgspec.Struct, array_like=True):
     """An output that is more than one plain token."""
 
@@ -101,7 +107,7 @@ class Outputs(msgspec.Struct, array_like=True):
 
 
 ToEngine = Hello | Submit | Cancel | Abort | AskLoad
-ToFrontend = Accepted | Refused | Aborted | LoadIs
+ToFrontend = Accepted | Refused | Aborted | LoadIs | Busy
 
 
 def _encode_other(value: Any) -> Any:

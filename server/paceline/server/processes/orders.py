@@ -36,6 +36,12 @@ class FrontendGone(msgspec.Struct, tag=True):
     serial: int
 
 
+class Suspected(msgspec.Struct, tag=True):
+    """How many engines in a row have died computing these, by fingerprint; 0: another has computed it to its end."""
+
+    deaths: dict[bytes, int]
+
+
 class Refuse(msgspec.Struct, tag=True):
     """Takes no new requests from now on; answered with Done."""
 
@@ -74,6 +80,7 @@ class Open(msgspec.Struct, tag=True):
 
     facts: Facts
     generation: int
+    replica: int = 0
 
 
 class Leave(msgspec.Struct, tag=True):
@@ -90,6 +97,7 @@ class EngineGone(msgspec.Struct, tag=True):
 
     first: list[int]
     back_in_s: float
+    replica: int = 0
 
 
 class Perform(msgspec.Struct, tag=True):
@@ -122,6 +130,26 @@ class Cleared(msgspec.Struct, tag=True):
     """The engine computed a suspect to its end."""
 
     fingerprint: bytes
+
+
+class Claim(msgspec.Struct, tag=True):
+    """A front end wants an id for a request of its own, where there are several engines; answered with Claimed."""
+
+    call: int
+    request_id: str
+
+
+class Claimed(msgspec.Struct, tag=True):
+    """The answer to a Claim with this `call`; not `ok`: a request of that id is in flight."""
+
+    call: int
+    ok: bool
+
+
+class Release(msgspec.Struct, tag=True):
+    """The request of this id is over."""
+
+    request_id: str
 
 
 class Listening(msgspec.Struct, tag=True):
@@ -158,10 +186,12 @@ class SetupFailed(msgspec.Struct, tag=True):
     line: str
 
 
-ToEngine = StartEngine | FrontendGone | Refuse | AwaitIdle | Stop | Close
+ToEngine = StartEngine | FrontendGone | Suspected | Refuse | AwaitIdle | Stop | Close
 FromEngine = Ready | LoadNow | Cleared | Done | SetupFailed
-ToFrontend = StartFrontend | Open | Leave | AwaitIdle | EngineGone | Perform | CancelPlay | Close
-FromFrontend = Listening | Serving | Observed | Performed | Done | SetupFailed
+ToFrontend = (
+    StartFrontend | Open | Leave | AwaitIdle | EngineGone | Claimed | Perform | CancelPlay | Close
+)
+FromFrontend = Listening | Serving | Observed | Claim | Release | Performed | Done | SetupFailed
 
 
 def _plain(value: Any) -> Any:

@@ -30,6 +30,12 @@ class Quarantine:
         """Whether it is never let in again."""
         return self._deaths.get(fingerprint, 0) >= DEATHS
 
+    def know(self, deaths: Mapping[bytes, int]) -> None:
+        """How many engines have died of these by now, others of the server among them; 0: cleared."""
+        self._deaths |= {each: count for each, count in deaths.items() if count}
+        for cleared in [each for each, count in deaths.items() if not count]:
+            self._deaths.pop(cleared, None)
+
     def lets_in(self, request_id: str, fingerprint: bytes) -> bool:
         """Whether this request may go in now; a suspect then has the one place."""
         if fingerprint in self._deaths:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from .messages import (
     Aborted,
     Accepted,
     AskLoad,
+    Busy,
     Cancel,
     Hello,
     LoadIs,
@@ -31,24 +31,12 @@ from .messages import (
     decode_to_frontend,
     encode,
 )
+from .running import Running
 from .suspects import fingerprint
 
 # An engine may die before it computes anything, of a request that is not on its record then. Nobody takes part in that
 # for ever.
 _MOST_DEATHS = 5
-
-
-@dataclass(slots=True)
-class _Running:
-    """A request in flight. Its completions have the slots from `first` on, which change with the engine."""
-
-    request: Request
-    fingerprint: bytes
-    stream: OutputStream
-    answer: asyncio.Future[None]
-    first: int = -1
-    unfinished: int = 0
-    deaths: int = 0  # of engines that had it
 
 
 class RemoteEngine:
@@ -62,9 +50,17 @@ class RemoteEngine:
         hub: the streams of this front end.
         folder: where the sockets are.
         serial: the number of this front end, never used before.
+        over: told the id of each request that was taken and is over, if anybody wants to know.
     """
 
-    def __init__(self, hub: Hub, folder: Path, serial: int) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        folder: Path,
+        serial: int,
+        over: Callable[[str], None] | None = None,
+    ) -> None:
+        self._over = over
         self.ended = asyncio.Event()  # nothing more comes from the engine
         self.ended.set()
         self._hub = hub
@@ -73,14 +69,25 @@ class RemoteEngine:
         self._error: Unavailable | None = Unavailable("the engine is not running")
         self._next = 0
         self._slots: dict[int, tuple[str, int]] = {}  # request id and index of what runs
-        self._running: dict[str, _Running] = {}  # in the order of arrival
-        self._submitted: dict[int, _Running] = {}  # not answered yet
+        self._running: dict[str, Running] = {}  # in the order of arrival
+        self._submitted: dict[int, Running] = {}  # not answered yet
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._endpoint = f"ipc://{folder / f'frontend-{serial}.sock'}"
         pull = sockets.make(zmq.PULL)
         pull.bind(self._endpoint)
         self._outputs = sockets.Inlet(pull, self._take_outputs)
         self._control: sockets.Inlet | None = None
+        self._others = 0  # completions of other front ends, by the engine's latest word
+
+    @property
+    def up(self) -> bool:
+        """Whether requests reach it."""
+        return self._error is None
+
+    @property
+    def in_flight(self) -> int:
+        """Completions that it has, of all front ends."""
+        return len(self._slots) + self._others
 
     def connect(self, generation: int) -> None:
         """Talks to this engine from now on, and gives it what the one before it had not started."""
@@ -114,11 +121,23 @@ class RemoteEngine:
                 self._fail(running, error)
         return len(self._running)
 
+    def hand_over(self) -> list[Running]:
+        """Gives up what waits for the next engine; see `adopt`."""
+        waiting, self._running = list(self._running.values()), {}
+        return waiting
+
+    def adopt(self, waiting: Iterable[Running]) -> None:
+        """Computes what another engine of this front end has handed over. While it is up."""
+        for running in waiting:
+            running.stream.cancel_by(self.cancel)
+            self._running[running.request.id] = running
+            self._submit(running)
+
     async def start(self, request: Request) -> OutputStream:
         self._check()
         stream = self._hub.open(request.id, request.n, self.cancel)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        running = _Running(request, fingerprint(request), stream, answer)
+        running = Running(request, fingerprint(request), stream, answer)
         self._running[request.id] = running
         self._submit(running)
         try:
@@ -174,6 +193,7 @@ class RemoteEngine:
         self._calls.clear()
         self._slots.clear()
         self._submitted.clear()
+        self._others = 0
 
     def _check(self) -> None:
         if self._error is not None:
@@ -183,7 +203,7 @@ class RemoteEngine:
         assert self._control is not None
         self._control.send(encode(message))
 
-    def _submit(self, running: _Running) -> None:
+    def _submit(self, running: Running) -> None:
         request = running.request
         first, self._next = self._next, self._next + request.n
         for index in range(request.n):
@@ -192,17 +212,18 @@ class RemoteEngine:
         self._submitted[first] = running
         self._send(Submit(first, request, running.fingerprint, again=running.deaths > 0))
 
-    def _forget(self, running: _Running) -> None:
+    def _forget(self, running: Running) -> None:
         """Nobody reads what becomes of a request that no engine has."""
-        del self._running[running.request.id]
+        self._drop(running)
         self._hub.forget(running.stream)
 
-    def _fail(self, running: _Running, error: Exception) -> None:
+    def _fail(self, running: Running, error: Exception) -> None:
         """Tells whoever waits, for its answer or for its outputs."""
-        del self._running[running.request.id]
         if running.answer.done():
+            self._drop(running)
             self._hub.fail(running.stream, error)
         else:
+            del self._running[running.request.id]
             self._hub.forget(running.stream)
             running.answer.set_exception(error)
 
@@ -227,6 +248,8 @@ class RemoteEngine:
                 self._answer(call, count)
             case LoadIs(call, load):
                 self._answer(call, load)
+            case Busy(others):
+                self._others = others
 
     def _answer(self, call: int, value: Any) -> None:
         answer = self._calls.get(call)
@@ -282,6 +305,11 @@ class RemoteEngine:
         running = self._running[request_id]
         running.unfinished -= 1
         if not running.unfinished:
-            del self._running[request_id]
+            self._drop(running)
             if not running.answer.done():  # that comes by the other socket
                 running.answer.set_result(None)
+
+    def _drop(self, running: Running) -> None:
+        del self._running[running.request.id]
+        if self._over is not None:
+            self._over(running.request.id)

@@ -17,8 +17,8 @@ from ..console import Console
 from ..errors import SetupError
 from ..facts import Facts
 from ..server_info import ServerInfo
+from .engines import Audience, Engines
 from .frontends import Frontends
-from .keeper import Keeper, Listeners
 
 if TYPE_CHECKING:  # it is named here, and called in the engine's process
     from ..loader import Loader
@@ -34,7 +34,7 @@ class Supervisor:
         self.port = 0
         self.http_port: int | None = None
         self.info: ServerInfo | None = None
-        self.failed = asyncio.Event()  # the engine died and cannot be started again
+        self.failed = asyncio.Event()  # no engine is left, and none can be started again
         self._config = config
         self._loader = _name_of(loader)
         self._count = frontends
@@ -42,7 +42,7 @@ class Supervisor:
         self._folder: Path | None = None
         self._reserved: list[socket.socket] = []
         self._frontends: Frontends | None = None
-        self._keeper: Keeper | None = None
+        self._engines: Engines | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -74,12 +74,12 @@ class Supervisor:
     async def load(self) -> None:
         """Loads the model and warms it up, then serves. SetupError if it cannot be loaded."""
         assert self._frontends is not None and self._folder is not None
-        listeners = Listeners(self._engine_ready, self._frontends.engine_gone)
-        self._keeper = Keeper(self._config, self._loader, self._folder, listeners)
-        self.failed = self._keeper.failed
-        facts = await self._keeper.start()
+        audience = Audience(self._engine_ready, self._frontends.engine_gone)
+        self._engines = Engines(self._config, self._loader, self._folder, audience)
+        self.failed = self._engines.failed
+        facts = await self._engines.start()
         self.info = facts.info(self._config)
-        self._console.watch(self._keeper.view, self.info)
+        self._console.watch(self._engines, self.info, self._engines.views)
         self._run(self._remember())
         await self._frontends.serving()
 
@@ -96,8 +96,8 @@ class Supervisor:
             await self._frontends.leave()
             await self.abort()
             await self._frontends.close(_END_S)
-        if self._keeper is not None:
-            await self._keeper.close()
+        if self._engines is not None:
+            await self._engines.close()
         for task in self._tasks:
             task.cancel()
         self._console.close()
@@ -113,22 +113,22 @@ class Supervisor:
 
     async def refuse(self) -> None:
         """New requests are refused from now on."""
-        assert self._keeper is not None
-        await self._keeper.refuse()
+        assert self._engines is not None
+        await self._engines.refuse()
 
     async def finished(self, timeout_s: float) -> bool:
         """Waits until the engine is idle and every reader has its answer; whether that came true in time."""
-        assert self._keeper is not None and self._frontends is not None
+        assert self._engines is not None and self._frontends is not None
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
-        if not await self._keeper.idle(timeout_s):
+        if not await self._engines.idle(timeout_s):
             return False
         return await self._frontends.answered(max(0.0, until - loop.time()))
 
     async def abort(self) -> None:
         """Ends what runs with ABORTED. Idempotent."""
-        if self._keeper is not None:
-            await self._keeper.stop()
+        if self._engines is not None:
+            await self._engines.stop()
 
     def _reserve(self, port: int, flag: str) -> int:
         reserved = listen.reserve(self._config.host, port, flag)
@@ -136,15 +136,15 @@ class Supervisor:
         number: int = reserved.getsockname()[1]
         return number
 
-    def _engine_ready(self, facts: Facts, generation: int) -> None:
+    def _engine_ready(self, facts: Facts, generation: int, replica: int) -> None:
         assert self._frontends is not None
         if generation > 1:
-            self._console.metrics.restarted(time.time())
-        self._frontends.open(facts, generation)
+            self._console.metrics.restarted(time.time(), replica)
+        self._frontends.open(facts, generation, replica)
 
     def _frontend_gone(self, serial: int) -> None:
-        if self._keeper is not None:
-            self._keeper.frontend_gone(serial)
+        if self._engines is not None:
+            self._engines.frontend_gone(serial)
 
     async def _remember(self) -> None:
         while True:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
 import torch
 
+from .. import cores
 from ..errors import SetupError
 
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 # CPU features with which bfloat16 products are computed natively, on x86 and on ARM.
 _BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16", "sve_bf16")
 
@@ -66,22 +64,4 @@ def pick_threads(requested: int | None) -> int:
         return requested
     if os.environ.get("OMP_NUM_THREADS"):
         return torch.get_num_threads()
-    return max(1, min(_usable_cores(), _quota()))
-
-
-def _usable_cores() -> int:
-    """Physical cores behind the CPUs this process may run on: two threads of a core count once."""
-    try:
-        cpus = os.sched_getaffinity(0)
-        return len({Path(_TOPOLOGY.format(cpu)).read_text() for cpu in cpus})
-    except (AttributeError, OSError):  # not Linux, or /sys is hidden
-        return torch.get_num_threads()
-
-
-def _quota() -> int:
-    """Whole CPUs of this container's limit; a very large number where there is none."""
-    try:
-        quota, period = _CGROUP_QUOTA.read_text().split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        return 2**31
+    return cores.usable() or torch.get_num_threads()
