@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from . import drain, facts, listen, security
 from .config import ServeConfig
@@ -20,6 +20,7 @@ from .loader import Loaded, Loader
 from .request import FinishReason
 from .server_info import ServerInfo
 from .stream import Hub
+from .tally import Tally
 from .threads import in_daemon_thread
 from .torch_loader import load_torch
 
@@ -30,9 +31,18 @@ _HISTORY_EVERY = 4  # of those looks, for the status page
 
 
 class App:
-    """One server. Call `bind`, `load`, perhaps `drain`, and always `close`, in this order."""
+    """One server. Call `bind`, `load`, perhaps `drain`, and always `close`, in this order.
 
-    def __init__(self, config: ServeConfig, loader: Loader = load_torch) -> None:
+    Args:
+        listener: what answers calls, of this kind, made with the settings and who is told how calls end.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        loader: Loader = load_torch,
+        listener: Callable[[ServeConfig, Tally], Listener] = Listener,
+    ) -> None:
         self.port = 0
         self.info: ServerInfo | None = None
         self.engine: Engine | None = None
@@ -40,7 +50,7 @@ class App:
         self._config = config
         self._loader = loader
         self._console = Console(config)
-        self._listener = Listener(config, self._console.metrics.tally)
+        self._listener = listener(config, self._console.metrics.tally)
         self._hub: Hub | None = None
         self._frontend: Frontend | None = None
         self._watcher: asyncio.Task[None] | None = None

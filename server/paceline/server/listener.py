@@ -69,8 +69,7 @@ class Listener:
         options = [*_options(config).items(), ("grpc.so_reuseport", int(shared))]
         server = grpc.aio.server(interceptors=self._interceptors(), options=options)
         self._server = server
-        rpc.add_GenerationServiceServicer_to_server(self._service, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self._offer(server)
         if config.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
@@ -113,6 +112,10 @@ class Listener:
             # Health watchers never end by themselves, so only our own calls are waited for.
             await self._guard.wait_idle(_LAST_WORDS_S)
             await self._server.stop(grace=0.2)
+
+    def _offer(self, server: Any) -> None:
+        rpc.add_GenerationServiceServicer_to_server(self._service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         """Who shows no good token gets no further than the first."""
