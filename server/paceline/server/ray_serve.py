@@ -41,12 +41,18 @@ class Options(BaseModel, extra="forbid"):
     """Those of `paceline serve`; what concerns its port and its processes cannot be had."""
 
 
+def deployment(flags: list[str]) -> serve.Deployment:
+    """One that computes full batches; its replicas are still to be bound to the same flags. SetupError."""
+    # A replica must hold more requests than a batch has rows, or it never computes a full one.
+    most = 2 * _configured(flags).max_batch_size
+    return serve.deployment(Paceline).options(
+        max_ongoing_requests=most, logging_config={"enable_access_log": False}
+    )
+
+
 def application(options: Options) -> serve.Application:
-    """What `serve run paceline.server.ray_serve:application` runs. SetupError where a flag is no good."""
-    rows = _configured(options.flags).max_batch_size
-    # Rows come from what a replica holds: it must hold more than one batch, or it never computes a full one.
-    deployment = serve.deployment(Paceline).options(max_ongoing_requests=2 * rows)
-    return deployment.bind(options.flags)
+    """What `serve run` builds. SetupError where a flag is no good."""
+    return deployment(options.flags).bind(options.flags)
 
 
 def _unary(service: str, name: str) -> Callable[..., Any]:

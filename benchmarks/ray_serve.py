@@ -1,0 +1,219 @@
+"""What Ray Serve in front of Paceline costs and does: its proxy's overhead, a replica that is killed, a second one.
+
+    python benchmarks/ray_serve.py overhead|kill|scale [--proxy python|haproxy|none] [--users 32] [--seconds 40] [-- FLAGS]
+
+FLAGS are those of the replicas (default: a mock that makes 50 tokens a second for each of 16 rows). The load is Locust
+with this project's locustfile. Prints one JSON object.
+
+    overhead  levels of 1 to 128 users, one after the other; with `--proxy none` on `paceline serve`
+    kill      two replicas; one gets signal 9 in the middle
+    scale     one replica, more load than it has rows for, and Serve's own autoscaling to two
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from served import served
+
+ROOT = Path(__file__).parent.parent
+MOCK = ["--mock", "--mock-tokens-per-s", "50", "--max-batch-size", "16"]
+LEVELS = (1, 16, 32, 64, 128)
+WORKLOAD = "fixed:32:64"
+PORT = 50151
+REPLICA = "ray::ServeReplica"
+SETTLE_S = 5.0  # after a change and before the end, not counted
+
+
+@contextlib.contextmanager
+def on_ray(flags: list[str], haproxy: bool, **options: Any) -> Iterator[str]:
+    """The target of a deployment with these options of Serve's, on a Ray of its own."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_ENABLE_HA_PROXY": str(int(haproxy))}
+    import ray
+    from ray import serve
+    from ray.serve.config import gRPCOptions
+
+    from paceline.server.ray_serve import SERVICERS, deployment
+
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        serve.start(grpc_options=gRPCOptions(port=PORT, grpc_servicer_functions=SERVICERS))
+        serve.run(deployment(flags).options(**options).bind(flags), name="paceline")
+        yield f"127.0.0.1:{PORT}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def replicas() -> list[psutil.Process]:
+    """The processes of those that this Ray started."""
+    mine = psutil.Process().children(recursive=True)
+    return [process for process in mine if process.name().startswith(REPLICA[:15])]
+
+
+def load(target: str, folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Locust, under way."""
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadgen" / "locustfile.py")]
+    command += ["--headless", "--target", target, "--workload", WORKLOAD, "--out", str(folder)]
+    return subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """All requests of a run."""
+    lines = [line for path in folder.glob("requests.*.jsonl") for line in path.open()]
+    return [each for line in lines if "t_send" in (each := json.loads(line))]
+
+
+def level(requests: list[dict[str, Any]]) -> dict[str, float]:
+    """What the requests of a level saw, warm-up left out. Times are milliseconds."""
+    measured = [each for each in requests if each["phase"] != "warmup"]
+    good = [each for each in measured if each["status"] == "OK" and not each["cut"]]
+    ttft = [each["stamps_us"][0] / 1e3 for each in good]
+    tpot = [
+        sum(each["stamps_us"][1:]) / 1e3 / (each["output_tokens"] - each["tokens"][0])
+        for each in good
+    ]
+    begun, ended = min(r["t_send"] for r in good), max(r["t_end"] for r in good)
+    return {
+        "ok": len(good),
+        "failed": sum(each["status"] != "OK" for each in measured),
+        "ttft_p50": round(statistics.median(ttft), 1),
+        "tpot_p50": round(statistics.median(tpot), 2),
+        "tokens_per_s": round(sum(each["output_tokens"] for each in good) / (ended - begun), 1),
+    }
+
+
+def overhead(target: str) -> dict[str, Any]:
+    """Each level of users on its own."""
+    arguments = ["--concurrency", ",".join(map(str, LEVELS))]
+    arguments += ["--level-min-s", "4", "--level-max-s", "6"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        load(target, out, arguments).wait()
+        every = records(out)
+    return {str(n): level([each for each in every if each["level"] == n]) for n in LEVELS}
+
+
+def over_time(target: str, options: argparse.Namespace, change: Any) -> dict[str, Any]:
+    """A steady load of users for so many seconds; `change` is called once it is under way and says when it was done.
+
+    Its moments are of `time.perf_counter`, as Locust's are.
+    """
+    arguments = ["--users", str(options.users), "--spawn-rate", "1000"]
+    arguments += ["--run-time", f"{options.seconds}s", "--level-max-s", str(options.seconds)]
+    arguments += ["--level-min-s", str(options.seconds)]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        locust = load(target, out, arguments)
+        while not any(out.glob("requests.*.jsonl")):
+            time.sleep(0.1)
+        begun = time.perf_counter()
+        before, after = change(begun)
+        locust.wait()
+        every = records(out)
+    ended = max(each["t_send"] for each in every)
+    return {
+        "statuses": dict(collections.Counter(r["status"] for r in every if not r["cut"])),
+        "ok_but_short": sum(r["status"] == "OK" and not r["finish"] for r in every),
+        "change_after_s": round(before - begun, 1),
+        "settled_after_s": round(after - begun, 1),
+        "tokens_per_s_before": rate(every, begun + 2, before),
+        "tokens_per_s_after": rate(every, after + SETTLE_S, ended - 1),
+        "tokens_each_s": [rate(every, begun + s, begun + s + 1) for s in range(options.seconds)],
+    }
+
+
+def rate(requests: list[dict[str, Any]], begin: float, end: float) -> float:
+    """Tokens a second that arrived between two moments."""
+    tokens = 0
+    for each in requests:
+        at = each["t_send"]
+        for wait_us, count in zip(each["stamps_us"], each["tokens"], strict=True):
+            at += wait_us / 1e6
+            tokens += count if begin <= at < end else 0
+    return round(tokens / (end - begin), 1)
+
+
+def kill(begun: float) -> tuple[float, float]:
+    """Signal 9 for one replica; when, and when there were two that serve again."""
+    from ray import serve
+
+    time.sleep(10)
+    old = {replica.pid for replica in replicas()}
+    killed = time.perf_counter()
+    os.kill(min(old), signal.SIGKILL)
+    while {replica.pid for replica in replicas()} <= old or running(serve.status()) < 2:
+        time.sleep(0.2)
+    return killed, time.perf_counter()
+
+
+def scale(begun: float) -> tuple[float, float]:
+    """Waits for the second replica; when Serve decided, and when it served."""
+    from ray import serve
+
+    while len(replicas()) < 2:
+        time.sleep(0.2)
+    decided = time.perf_counter()
+    while running(serve.status()) < 2:
+        time.sleep(0.2)
+    return decided, time.perf_counter()
+
+
+def running(status: Any) -> int:
+    """Replicas that serve."""
+    states = status.applications["paceline"].deployments["Paceline"].replica_states
+    return int(states.get("RUNNING", 0))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    flags, haproxy = options.flags or MOCK, options.proxy == "haproxy"
+    match options.what:
+        case "overhead":
+            flags = options.flags or [*MOCK, "--max-batch-size", str(max(LEVELS))]
+            if options.proxy == "none":
+                with served([*flags, "--frontends", "0"]) as server:
+                    return overhead(server.target)
+            with on_ray(flags, haproxy, max_ongoing_requests=2 * max(LEVELS)) as target:
+                return overhead(target)
+        case "kill":
+            with on_ray(flags, haproxy, num_replicas=2) as target:
+                return over_time(target, options, kill)
+        case _:
+            auto = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 16}
+            auto |= {"upscale_delay_s": 5, "look_back_period_s": 5}
+            with on_ray(flags, haproxy, autoscaling_config=auto) as target:
+                return over_time(target, options, scale)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=("overhead", "kill", "scale"))
+    parser.add_argument("--proxy", choices=("python", "haproxy", "none"), default="python")
+    parser.add_argument("--users", type=int, default=32)
+    parser.add_argument("--seconds", type=int, default=40)
+    parser.add_argument("flags", nargs="*", help="flags of `paceline serve`, after --")
+    options = parser.parse_args()
+    print(json.dumps(vars(options) | {"result": measure(options)}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
