@@ -1,6 +1,6 @@
 """What Ray Serve in front of Paceline costs and does: its proxy's overhead, a replica that is killed, a second one.
 
-    python benchmarks/ray_serve.py overhead|kill|scale [--proxy python|haproxy|none] [--users 32] [--seconds 40] [-- FLAGS]
+    python benchmarks/ray_serve.py WHAT [--proxy python|haproxy|none] [--users 32] [--seconds 30] [-- FLAGS]
 
 FLAGS are those of the replicas (default: a mock that makes 50 tokens a second for each of 16 rows). The load is Locust
 with this project's locustfile. Prints one JSON object.
@@ -50,9 +50,11 @@ def on_ray(flags: list[str], haproxy: bool, **options: Any) -> Iterator[str]:
 
     from paceline.server.ray_serve import SERVICERS, deployment
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    # One for each replica: so many workers are started beforehand.
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         serve.start(grpc_options=gRPCOptions(port=PORT, grpc_servicer_functions=SERVICERS))
+        options |= {"graceful_shutdown_timeout_s": 2, "graceful_shutdown_wait_loop_s": 0.2}
         serve.run(deployment(flags).options(**options).bind(flags), name="paceline")
         yield f"127.0.0.1:{PORT}"
     finally:
@@ -209,7 +211,7 @@ def main() -> None:
     parser.add_argument("what", choices=("overhead", "kill", "scale"))
     parser.add_argument("--proxy", choices=("python", "haproxy", "none"), default="python")
     parser.add_argument("--users", type=int, default=32)
-    parser.add_argument("--seconds", type=int, default=40)
+    parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("flags", nargs="*", help="flags of `paceline serve`, after --")
     options = parser.parse_args()
     print(json.dumps(vars(options) | {"result": measure(options)}))  # noqa: T201

@@ -44,7 +44,7 @@ _OPTIONS: dict[str, int] = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
 }
-_LAST_WORDS_S = 5.0  # for calls to send what they have after the engine stopped
+LAST_WORDS_S = 5.0  # for calls to send what they have after the engine stopped
 
 
 class Listener:
@@ -110,7 +110,7 @@ class Listener:
         """Lets calls whose outputs have ended say so, and ends the others."""
         if self._server is not None:
             # Health watchers never end by themselves, so only our own calls are waited for.
-            await self._guard.wait_idle(_LAST_WORDS_S)
+            await self._guard.wait_idle(LAST_WORDS_S)
             await self._server.stop(grace=0.2)
 
     def _offer(self, server: Any) -> None:
