@@ -5,7 +5,7 @@
 FLAGS are those of the replicas (default: a mock that makes 50 tokens a second for each of 16 rows). The load is Locust
 with this project's locustfile. Prints one JSON object.
 
-    overhead  levels of 1 to 128 users, one after the other; with `--proxy none` on `paceline serve`
+    overhead  levels of users, one after the other; with `--proxy none` on `paceline serve`
     kill      two replicas; one gets signal 9 in the middle
     scale     one replica, more load than it has rows for, and Serve's own autoscaling to two
 """
@@ -33,8 +33,7 @@ from served import served
 
 ROOT = Path(__file__).parent.parent
 MOCK = ["--mock", "--mock-tokens-per-s", "50", "--max-batch-size", "16"]
-LEVELS = (1, 16, 32, 64, 128)
-WORKLOAD = "fixed:32:64"
+WORKLOAD = "fixed:32:32"
 PORT = 50151
 REPLICA = "ray::ServeReplica"
 SETTLE_S = 5.0  # after a change and before the end, not counted
@@ -84,33 +83,35 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def level(requests: list[dict[str, Any]]) -> dict[str, float]:
-    """What the requests of a level saw, warm-up left out. Times are milliseconds."""
-    measured = [each for each in requests if each["phase"] != "warmup"]
-    good = [each for each in measured if each["status"] == "OK" and not each["cut"]]
-    ttft = [each["stamps_us"][0] / 1e3 for each in good]
-    tpot = [
-        sum(each["stamps_us"][1:]) / 1e3 / (each["output_tokens"] - each["tokens"][0])
-        for each in good
-    ]
-    begun, ended = min(r["t_send"] for r in good), max(r["t_end"] for r in good)
+    """What the requests of a level saw, those of its opening wave left out where others came. Times are milliseconds."""
+    begun = [each for each in requests if each["stamps_us"]]
+    seen = [each for each in begun if each["phase"] != "warmup"] or begun
+    ended = [each for each in seen if each["output_tokens"] > each["tokens"][0]]
+    first, last = min(r["t_send"] for r in begun), max(r["t_end"] for r in begun)
     return {
-        "ok": len(good),
-        "failed": sum(each["status"] != "OK" for each in measured),
-        "ttft_p50": round(statistics.median(ttft), 1),
-        "tpot_p50": round(statistics.median(tpot), 2),
-        "tokens_per_s": round(sum(each["output_tokens"] for each in good) / (ended - begun), 1),
+        "ok": sum(each["status"] == "OK" and not each["cut"] for each in requests),
+        "failed": sum(each["status"] != "OK" and not each["cut"] for each in requests),
+        "ttft_p50": round(statistics.median(each["stamps_us"][0] / 1e3 for each in seen), 1),
+        "tpot_p50": round(
+            statistics.median(
+                sum(each["stamps_us"][1:]) / 1e3 / (each["output_tokens"] - each["tokens"][0])
+                for each in ended
+            ),
+            2,
+        ),
+        "tokens_per_s": rate(begun, first + 1, last - 1),
     }
 
 
-def overhead(target: str) -> dict[str, Any]:
+def overhead(target: str, levels: list[int]) -> dict[str, Any]:
     """Each level of users on its own."""
-    arguments = ["--concurrency", ",".join(map(str, LEVELS))]
-    arguments += ["--level-min-s", "4", "--level-max-s", "6"]
+    arguments = ["--concurrency", ",".join(map(str, levels))]
+    arguments += ["--level-min-s", "4", "--level-max-s", "7"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         load(target, out, arguments).wait()
         every = records(out)
-    return {str(n): level([each for each in every if each["level"] == n]) for n in LEVELS}
+    return {str(n): level([each for each in every if each["level"] == n]) for n in levels}
 
 
 def over_time(target: str, options: argparse.Namespace, change: Any) -> dict[str, Any]:
@@ -188,12 +189,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     flags, haproxy = options.flags or MOCK, options.proxy == "haproxy"
     match options.what:
         case "overhead":
-            flags = options.flags or [*MOCK, "--max-batch-size", str(max(LEVELS))]
+            flags = options.flags or [*MOCK, "--max-batch-size", str(max(options.levels))]
             if options.proxy == "none":
                 with served([*flags, "--frontends", "0"]) as server:
-                    return overhead(server.target)
-            with on_ray(flags, haproxy, max_ongoing_requests=2 * max(LEVELS)) as target:
-                return overhead(target)
+                    return overhead(server.target, options.levels)
+            with on_ray(flags, haproxy, max_ongoing_requests=2 * max(options.levels)) as target:
+                return overhead(target, options.levels)
         case "kill":
             with on_ray(flags, haproxy, num_replicas=2) as target:
                 return over_time(target, options, kill)
@@ -210,6 +211,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("overhead", "kill", "scale"))
     parser.add_argument("--proxy", choices=("python", "haproxy", "none"), default="python")
+    parser.add_argument("--levels", type=int, nargs="+", default=[1, 8, 16, 32, 64])
     parser.add_argument("--users", type=int, default=32)
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("flags", nargs="*", help="flags of `paceline serve`, after --")

@@ -65,6 +65,7 @@ PROTOBUF_HOLDERS = {
     "paceline.client": {"_aio", "_answers", "_record", "_requests", "_status", "_sync"},
     "paceline.server": {
         "listener",
+        "ray_serve",
         "rpc",
         "rpc_convert",
         "rpc_errors",
