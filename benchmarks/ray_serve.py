@@ -83,7 +83,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def level(requests: list[dict[str, Any]]) -> dict[str, float]:
-    """What the requests of a level saw, those of its opening wave left out where others came. Times are milliseconds."""
+    """What the requests of a level saw, its opening wave left out where others came. Times are milliseconds."""
     begun = [each for each in requests if each["stamps_us"]]
     seen = [each for each in begun if each["phase"] != "warmup"] or begun
     ended = [each for each in seen if each["output_tokens"] > each["tokens"][0]]
