@@ -87,7 +87,7 @@ async def test_a_closed_stream_is_a_cancel(tokenizer: Tokenizer) -> None:
         stream = server.stream(f"{SERVICE}/GenerateStream", request, call())
         while not (await anext(stream)).num_tokens:
             pass
-        await stream.aclose()  # type: ignore[attr-defined]  # a generator, to whom that matters
+        await stream.aclose()
         engine = app.engine
         assert engine is not None
         assert await app.finished(60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ class LocalServer:
         behaviour = await self._behaviour(method, call)
         return await behaviour(request, call)
 
-    async def stream(self, method: str, request: Any, call: LocalCall) -> AsyncIterator[Any]:
+    async def stream(self, method: str, request: Any, call: LocalCall) -> AsyncGenerator[Any, None]:
         """The answers. Raises Ended. Closing it early cancels the call."""
 
         async def answer() -> None:

@@ -5,6 +5,7 @@ Needs the extra `ray`. `deploy/ray/` starts it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -71,12 +72,12 @@ def _streaming(service: str, name: str) -> Callable[..., Any]:
         self: Paceline, request: Any, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[Any]:
         begun = False
+        stream = self.server.stream(f"/{service}/{name}", request, _call(grpc_context))
         try:
-            async for message in self.server.stream(
-                f"/{service}/{name}", request, _call(grpc_context)
-            ):
-                begun = True
-                yield message
+            async with contextlib.aclosing(stream):
+                async for message in stream:
+                    begun = True
+                    yield message
         except Ended as end:
             _set_status(grpc_context, end)
             if end.code in _RETRIED and not begun:
