@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 
 import psutil
@@ -19,6 +20,8 @@ from served import served
 
 
 def measure(servers: int) -> dict[str, float]:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection is a file
     flags = ["--mock", "--frontends", "0", "--host", "0.0.0.0", "--insecure"]
     with served(flags) as server:
         port = server.target.rpartition(":")[2]

@@ -1,8 +1,8 @@
 """What Ray Serve in front of Paceline costs and does: its proxy's overhead, a replica that is killed, a second one.
 
-    python benchmarks/ray_serve.py WHAT [--proxy python|haproxy|none] [--users 32] [--seconds 30] [-- FLAGS]
+    python benchmarks/ray_serve.py [--what overhead kill scale] [--proxy python|haproxy|none] [--users 24] [-- FLAGS]
 
-FLAGS are those of the replicas (default: a mock that makes 50 tokens a second for each of 16 rows). The load is Locust
+FLAGS are those of the replicas (default: a mock that makes 20 tokens a second for each of 8 rows). The load is Locust
 with this project's locustfile. Prints one JSON object.
 
     overhead  levels of users, one after the other; with `--proxy none` on `paceline serve`
@@ -32,7 +32,8 @@ import psutil
 from served import served
 
 ROOT = Path(__file__).parent.parent
-MOCK = ["--mock", "--mock-tokens-per-s", "50", "--max-batch-size", "16"]
+ROWS = 8
+MOCK = ["--mock", "--mock-tokens-per-s", "20", "--max-batch-size", str(ROWS)]
 WORKLOAD = "fixed:32:32"
 PORT = 50151
 REPLICA = "ray::ServeReplica"
@@ -40,25 +41,35 @@ SETTLE_S = 5.0  # after a change and before the end, not counted
 
 
 @contextlib.contextmanager
-def on_ray(flags: list[str], haproxy: bool, **options: Any) -> Iterator[str]:
-    """The target of a deployment with these options of Serve's, on a Ray of its own."""
+def on_ray(haproxy: bool) -> Iterator[str]:
+    """The target of what is deployed on a Ray of its own."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_ENABLE_HA_PROXY": str(int(haproxy))}
     import ray
     from ray import serve
     from ray.serve.config import gRPCOptions
 
-    from paceline.server.ray_serve import SERVICERS, deployment
+    from paceline.server.ray_serve import SERVICERS
 
     # One for each replica: so many workers are started beforehand.
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         serve.start(grpc_options=gRPCOptions(port=PORT, grpc_servicer_functions=SERVICERS))
-        options |= {"graceful_shutdown_timeout_s": 2, "graceful_shutdown_wait_loop_s": 0.2}
-        serve.run(deployment(flags).options(**options).bind(flags), name="paceline")
         yield f"127.0.0.1:{PORT}"
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def deploy(flags: list[str], **options: Any) -> None:
+    """Replicas with these flags, and with these options of Serve's; those of before are gone."""
+    from ray import serve
+
+    from paceline.server.ray_serve import deployment
+
+    with contextlib.suppress(Exception):
+        serve.delete("paceline")
+    options |= {"graceful_shutdown_timeout_s": 2, "graceful_shutdown_wait_loop_s": 0.2}
+    serve.run(deployment(flags).options(**options).bind(flags), name="paceline")
 
 
 def replicas() -> list[psutil.Process]:
@@ -186,33 +197,39 @@ def running(status: Any) -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    flags, haproxy = options.flags or MOCK, options.proxy == "haproxy"
-    match options.what:
+    many = [*MOCK, "--max-batch-size", str(max(options.levels))]
+    if options.proxy == "none":
+        with served([*many, "--frontends", "0"]) as server:
+            return {"overhead": overhead(server.target, options.levels)}
+    with on_ray(options.proxy == "haproxy") as target:
+        return {what: of(what, target, many, options) for what in options.what}
+
+
+def of(what: str, target: str, many: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    match what:
         case "overhead":
-            flags = options.flags or [*MOCK, "--max-batch-size", str(max(options.levels))]
-            if options.proxy == "none":
-                with served([*flags, "--frontends", "0"]) as server:
-                    return overhead(server.target, options.levels)
-            with on_ray(flags, haproxy, max_ongoing_requests=2 * max(options.levels)) as target:
-                return overhead(target, options.levels)
+            deploy(many, max_ongoing_requests=2 * max(options.levels))
+            return overhead(target, options.levels)
         case "kill":
-            with on_ray(flags, haproxy, num_replicas=2) as target:
-                return over_time(target, options, kill)
+            deploy(options.flags or MOCK, num_replicas=2)
+            return over_time(target, options, kill)
         case _:
-            auto = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 16}
+            auto = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": ROWS}
             auto |= {"upscale_delay_s": 5, "look_back_period_s": 5}
-            with on_ray(flags, haproxy, autoscaling_config=auto) as target:
-                return over_time(target, options, scale)
+            deploy(options.flags or MOCK, autoscaling_config=auto)
+            return over_time(target, options, scale)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("overhead", "kill", "scale"))
+    parser.add_argument(
+        "--what", nargs="+", choices=("overhead", "kill", "scale"), default=["overhead"]
+    )
     parser.add_argument("--proxy", choices=("python", "haproxy", "none"), default="python")
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 8, 16, 32, 64])
-    parser.add_argument("--users", type=int, default=32)
+    parser.add_argument("--users", type=int, default=24)
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("flags", nargs="*", help="flags of `paceline serve`, after --")
     options = parser.parse_args()
