@@ -20,7 +20,7 @@ OWN_RATE = $(filter ramp:% steps:% trace:%,$(ARRIVAL))
 OPEN_FLAGS = $(if $(OWN_RATE),,--rates $(or $(RATES),auto)) $(if $(ARRIVAL),--arrival $(ARRIVAL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto test check soak chaos bench bench-open bench-search bench-compare serve load format clean
+.PHONY: help setup proto test test-ray check soak chaos bench bench-open bench-search bench-compare serve load format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ proto: $(STAMP)  ## make the protobuf stubs anew
 
 test: $(STAMP)  ## run the tests (ARGS="tests/client -k retry" narrows them)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-ray: $(STAMP)  ## run the tests on a real Ray, which takes a minute (installs the extra `ray`)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	RAY_USAGE_STATS_ENABLED=0 PACELINE_TEST_RAY=1 $(BIN)/python -m pytest tests/server/test_ray_serve.py $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, contract, then the tests
 	$(BIN)/ruff check $(SOURCES)

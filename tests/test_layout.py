@@ -75,6 +75,7 @@ PROTOBUF_HOLDERS = {
         "openai_api.endpoints",
         "openai_api.logprobs",
         "playground",
+        "ray_serve",
         "rpc",
         "rpc_convert",
         "rpc_errors",

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from . import drain, facts, listen, security
@@ -24,6 +24,7 @@ from .playground import Playground
 from .request import FinishReason
 from .server_info import ServerInfo
 from .stream import Hub
+from .tally import Tally
 from .threads import in_daemon_thread
 from .torch_loader import load_torch
 
@@ -34,9 +35,18 @@ _HISTORY_EVERY = 4  # of those looks, for the status page
 
 
 class App:
-    """One server. Call `bind`, `load`, perhaps `drain`, and always `close`, in this order."""
+    """One server. Call `bind`, `load`, perhaps `drain`, and always `close`, in this order.
 
-    def __init__(self, config: ServeConfig, loader: Loader = load_torch) -> None:
+    Args:
+        listener: what answers calls, of this kind, made with the settings and who is told how calls end.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        loader: Loader = load_torch,
+        listener: Callable[[ServeConfig, Tally], Listener] = Listener,
+    ) -> None:
         self.port = 0
         self.http_port: int | None = None
         self.info: ServerInfo | None = None
@@ -45,7 +55,7 @@ class App:
         self._config = config
         self._loader = loader
         self._console = Console(config)
-        self._listener = Listener(config, self._console.metrics.tally)
+        self._listener = listener(config, self._console.metrics.tally)
         self._folder: Path | None = None  # of the playground's socket
         self._playground: Playground | None = None
         self._hub: Hub | None = None

@@ -48,7 +48,7 @@ _OPTIONS: dict[str, int] = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
 }
-_LAST_WORDS_S = 5.0  # for calls to send what they have after the engine stopped
+LAST_WORDS_S = 5.0  # for calls to send what they have after the engine stopped
 
 
 class Listener:
@@ -84,8 +84,7 @@ class Listener:
         tokens = None if config.tokens is None else Tokens(Path(config.tokens))
         server = grpc.aio.server(interceptors=self._interceptors(tokens), options=options)
         self._server = server
-        rpc.add_GenerationServiceServicer_to_server(self._service, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self._offer(server)
         if config.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
@@ -131,7 +130,7 @@ class Listener:
         """Lets calls whose outputs have ended say so, and ends the others."""
         if self._server is not None:
             # Health watchers never end by themselves, so only our own calls are waited for.
-            await self._calls.wait_idle(_LAST_WORDS_S)
+            await self._calls.wait_idle(LAST_WORDS_S)
             await self._server.stop(grace=0.2)
         if self._http is not None:
             await self._http.close()
@@ -145,6 +144,10 @@ class Listener:
         )
         self._http = HttpPort(self._config, endpoints)
         return await self._http.bind(port, shared=shared)
+
+    def _offer(self, server: Any) -> None:
+        rpc.add_GenerationServiceServicer_to_server(self._service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
     def _interceptors(self, tokens: Tokens | None) -> list[grpc.aio.ServerInterceptor]:
         """Who shows no good token gets no further than the first."""
