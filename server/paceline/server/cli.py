@@ -32,7 +32,7 @@ def _serve(argv: Sequence[str]) -> int:
     from .settings import read
 
     config = read(argv)
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, config.log_format)
     from .serve import run
 
     if config.mock:

@@ -6,7 +6,7 @@ from . import listen, status_page
 from .config import ServeConfig
 from .history import History
 from .metrics import Metrics, Watched
-from .server_info import ServerInfo
+from .server_info import ServerInfo, version
 from .web import Page, Web
 
 
@@ -40,7 +40,9 @@ class Console:
 
     def watch(self, engine: Watched, info: ServerInfo) -> None:
         """Shows this engine from now on."""
-        self.metrics.watch(engine)
+        model, config = info.model, info.config
+        facts = {"version": version(), "model": model.name, "mode": config.mode.value}
+        self.metrics.watch(engine, facts | {"dtype": model.dtype, "device": model.device})
         self._engine, self._info = engine, info
 
     def remember(self) -> None:

@@ -1,4 +1,4 @@
-"""Logging: configured by the command line alone; one structured line for each request that ends. Never prompts."""
+"""Logging: configured by the command line alone; one event for each request that ends. Never prompts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol
 
@@ -17,12 +18,41 @@ from .request import Finish
 
 requests = logging.getLogger("paceline.requests")
 
+_TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
-def configure(level: str) -> None:
-    """Sends everything of at least `level` to standard error."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
+
+def configure(level: str, style: str = "text") -> None:
+    """Sends everything of at least `level` to standard error, as `text` or as one object of `json` a line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if style == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class Event(dict[str, object]):
+    """A log message that is made of fields."""
+
+    def __str__(self) -> str:
+        return fields(self)
+
+
+class JsonFormatter(logging.Formatter):
+    """One line of JSON for each record; an `Event`'s fields stand beside time, level, logger and process."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time_s = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": time_s,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+        }
+        if isinstance(record.msg, Event):
+            line |= {"event": "request"} | record.msg
+        else:
+            line["message"] = record.getMessage()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
 
 
 def fields(values: dict[str, object]) -> str:
@@ -38,9 +68,12 @@ class Running(Protocol):
 
 
 class RequestRecord:
-    """Surrounds one request and logs its end, whichever way it comes; `answered` is told the status."""
+    """Surrounds one request and logs its end, whichever way it comes.
 
-    def __init__(self, rpc: str, peer: str, answered: Callable[[str], None]) -> None:
+    `answered` is told the status, and the word for why it was refused, if it was.
+    """
+
+    def __init__(self, rpc: str, peer: str, answered: Callable[[str, str], None]) -> None:
         self.status = "OK"
         self.job: Job | None = None
         self.running: Running | None = None
@@ -59,12 +92,12 @@ class RequestRecord:
         traceback: TracebackType | None,
     ) -> None:
         self.status = _status(exc)
-        self._answered(self.status)
+        self._answered(self.status, exc.refusal if isinstance(exc, PacelineError) else "")
         if requests.isEnabledFor(logging.INFO):
-            requests.info("%s", fields(self._values()))
+            requests.info(self._event())
 
-    def _values(self) -> dict[str, object]:
-        values: dict[str, object] = {"rpc": self._rpc, "status": self.status, "peer": self._peer}
+    def _event(self) -> Event:
+        values = Event(rpc=self._rpc, status=self.status, peer=self._peer)
         if (who := caller.current.get()) is not None:
             values["caller"] = who.name
         if self.job is not None:

@@ -11,19 +11,16 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.utils import floatToGoString
 
-from .request import Load
+from .request import STEP_SECONDS, Load
 from .tally import SCALES, Bins, Scale, Tally
 
-_REJECTIONS = {
-    "RESOURCE_EXHAUSTED": "queue_full",
-    "INVALID_ARGUMENT": "invalid",
-    "FAILED_PRECONDITION": "feature",
-    "UNAVAILABLE": "unavailable",
-}
+_STEP = Scale("From the launch of a step until the engine goes on.", STEP_SECONDS)
+_BUCKET = "Steps by the shape that they were padded to, in tokens; other: of no bucket."
 
 
 class Watched(Protocol):
@@ -42,13 +39,14 @@ class Metrics:
         self.tally = Tally()
         self._registry = CollectorRegistry()
         self._engine: Watched | None = None
+        self._facts: dict[str, str] = {}
         self._restarts = 0
         self._restarted = 0.0
         self._registry.register(_Collector(self))
 
-    def watch(self, engine: Watched) -> None:
-        """Reads the engine from now on."""
-        self._engine = engine
+    def watch(self, engine: Watched, facts: dict[str, str] | None = None) -> None:
+        """Reads the engine from now on; `facts` are labels that tell what is served."""
+        self._engine, self._facts = engine, facts or {}
 
     def restarted(self, time_s: float) -> None:
         """The engine is ready again after a death, at this time since 1970."""
@@ -70,11 +68,8 @@ class Metrics:
         )
         statuses = tally.statuses.copy()
         yield _labelled("requests", "Generation calls by gRPC status.", "status", statuses)
-        refused = {
-            reason: statuses[status] for status, reason in _REJECTIONS.items() if status in statuses
-        }
         text = "Generation calls that were refused."
-        yield _labelled("request_rejections", text, "reason", refused)
+        yield _labelled("request_rejections", text, "reason", tally.refused.copy())
         for name, scale in SCALES.items():
             yield _histogram(name, scale, tally.bins[name])
 
@@ -82,6 +77,7 @@ class Metrics:
         """What the engine's counters say now."""
         load = Load() if self._engine is None else self._engine.load()
         healthy = self._engine is not None and self._engine.healthy
+        yield InfoMetricFamily("paceline_server", "What is served; always 1.", self._facts)
         yield _gauge("engine_healthy", "Whether the engine's loop is alive.", healthy)
         yield _counter("engine_restarts", "Engines that replaced a dead one.", self._restarts)
         when = "When the engine was last ready again, in seconds since 1970; 0: it never died."
@@ -105,6 +101,9 @@ class Metrics:
         yield _counter("step_rows_sum", "Rows of all steps.", load.row_steps)
         yield _counter("real_tokens", "Tokens computed, without padding.", load.real_tokens)
         yield _counter("padded_tokens", "Tokens computed, with padding.", load.padded_tokens)
+        yield _labelled("bucket_steps", _BUCKET, "tokens", _buckets(load.bucket_steps))
+        bins = Bins(list(load.step_bins) or [0] * (len(STEP_SECONDS) + 1), load.step_s)
+        yield _histogram("step_time_seconds", _STEP, bins)
 
 
 class _Collector:
@@ -131,6 +130,10 @@ def _labelled(name: str, text: str, label: str, counts: dict[str, int]) -> Count
     for value, count in counts.items():
         family.add_metric([value], count)
     return family
+
+
+def _buckets(steps: dict[int, int]) -> dict[str, int]:
+    return {str(tokens) if tokens else "other": count for tokens, count in steps.items()}
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

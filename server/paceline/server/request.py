@@ -8,6 +8,9 @@ from typing import Literal
 
 import msgspec
 
+# Upper bounds of a step's duration in `Load.step_bins`; one more bin holds longer ones.
+STEP_SECONDS = tuple(base * 10.0**power for power in range(-4, 2) for base in (1.0, 2.0, 5.0))
+
 
 class FinishReason(enum.Enum):
     """Why a completion ended. The names are the contract's, without their prefix."""
@@ -178,6 +181,10 @@ class Load:
     draining: bool = False
     row_steps: int = 0
     queue_wait_s: float = 0.0
+    step_bins: tuple[int, ...] = ()  # steps by their duration, see `STEP_SECONDS`; empty: none yet
+    bucket_steps: dict[int, int] = field(
+        default_factory=dict
+    )  # by padded tokens; 0: all other shapes
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Context(Protocol):
 class Observer(Protocol):
     """Told how requests ended."""
 
-    def answered(self, status: str) -> None: ...
+    def answered(self, status: str, refusal: str) -> None: ...
 
 
 class GenerationService(rpc.GenerationServiceServicer):

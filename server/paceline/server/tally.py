@@ -51,7 +51,7 @@ def _empty() -> dict[str, Bins]:
 
 
 class Tally(msgspec.Struct):
-    """Histograms by name, completions by how they ended, calls by their status.
+    """Histograms by name, completions by how they ended, calls by their status, and refused ones by the reason.
 
     One thread writes. A reader on another one may see a value counted whose sum is not added yet.
     """
@@ -59,6 +59,7 @@ class Tally(msgspec.Struct):
     bins: dict[str, Bins] = msgspec.field(default_factory=_empty)
     finished: dict[str, int] = msgspec.field(default_factory=dict)
     statuses: dict[str, int] = msgspec.field(default_factory=dict)
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
 
     def made(self, tokens: int, seconds: float) -> None:
         """A completion gained tokens, `seconds` after its earlier ones."""
@@ -87,9 +88,11 @@ class Tally(msgspec.Struct):
         """A completion's caller went away before its end."""
         self.finished[reason.value] = self.finished.get(reason.value, 0) + 1
 
-    def answered(self, status: str) -> None:
-        """A generation call, or an item of a batch, ended with this gRPC status."""
+    def answered(self, status: str, refusal: str = "") -> None:
+        """A generation call, or an item of a batch, ended with this gRPC status; see `PacelineError.refusal`."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
+        if refusal:
+            self.refused[refusal] = self.refused.get(refusal, 0) + 1
 
     def add(self, other: Tally) -> None:
         """Counts what `other` counted too."""
@@ -99,11 +102,12 @@ class Tally(msgspec.Struct):
             mine.total += bins.total
         _add(self.finished, other.finished)
         _add(self.statuses, other.statuses)
+        _add(self.refused, other.refused)
 
     def take(self) -> Tally:
         """What was counted since the last time; counting begins anew."""
-        taken = Tally(self.bins, self.finished, self.statuses)
-        self.bins, self.finished, self.statuses = _empty(), {}, {}
+        taken = Tally(self.bins, self.finished, self.statuses, self.refused)
+        self.bins, self.finished, self.statuses, self.refused = _empty(), {}, {}, {}
         return taken
 
     @property
