@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from paceline.v1 import generation_pb2_grpc as rpc
 
-from . import listen
+from . import listen, tracing
 from .bearer import Tokens
 from .config import ServeConfig
 from .credentials import server_credentials
@@ -20,6 +22,7 @@ from .rpc import REQUESTS, SERVICE, GenerationService, Observer
 from .rpc_access import Access
 from .rpc_guard import Guard
 from .server_info import ServerInfo
+from .threads import in_daemon_thread
 from .tls import files_of
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -44,6 +47,7 @@ _OPTIONS: dict[str, int] = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
 }
+_LAST_SPANS_S = 3.0  # for a collector to take them
 _LAST_WORDS_S = 5.0  # for calls to send what they have after the engine stopped
 
 
@@ -54,7 +58,8 @@ class Listener:
         self._config = config
         self._observer = observer
         self._guard = Guard(SERVICE, REQUESTS)
-        self._service = GenerationService(observer)
+        self._tracing = tracing.make(config)
+        self._service = GenerationService(observer, self._tracing)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -113,6 +118,10 @@ class Listener:
             # Health watchers never end by themselves, so only our own calls are waited for.
             await self._guard.wait_idle(_LAST_WORDS_S)
             await self._server.stop(grace=0.2)
+        if self._tracing is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(in_daemon_thread(self._tracing.close), _LAST_SPANS_S)
+            self._tracing = None
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         """Who shows no good token gets no further than the first."""

@@ -77,10 +77,11 @@ class RequestRecord:
         self.status = "OK"
         self.job: Job | None = None
         self.running: Running | None = None
-        self._rpc = rpc
+        self.trace: Callable[[], str] | None = None  # called at the end; gives the trace's id
+        self.rpc = rpc
+        self.begun = time.monotonic()
         self._peer = peer
         self._answered = answered
-        self._begun = time.monotonic()
 
     def __enter__(self) -> RequestRecord:
         return self
@@ -91,26 +92,39 @@ class RequestRecord:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.status = _status(exc)
+        self.status = self._status(exc)
         self._answered(self.status, exc.refusal if isinstance(exc, PacelineError) else "")
+        trace_id = None if self.trace is None else self.trace()
         if requests.isEnabledFor(logging.INFO):
-            requests.info(self._event())
+            requests.info(self._event(trace_id))
 
-    def _event(self) -> Event:
-        values = Event(rpc=self._rpc, status=self.status, peer=self._peer)
+    @property
+    def finishes(self) -> list[Finish]:
+        """How its completions ended; those that a caller left are missing."""
+        return [] if self.running is None else self.running.finishes
+
+    def _status(self, exc: BaseException | None) -> str:
+        status = _status(exc)
+        late = self.job is not None and self.job.request.late(time.monotonic())
+        # gRPC cancels what is late, often before the engine ends it.
+        return "DEADLINE_EXCEEDED" if late and status == "CANCELLED" else status
+
+    def _event(self, trace_id: str | None) -> Event:
+        values = Event(rpc=self.rpc, status=self.status, peer=self._peer)
         if (who := caller.current.get()) is not None:
             values["caller"] = who.name
         if self.job is not None:
             values["id"] = self.job.request.id
             values["prompt_tokens"] = len(self.job.request.prompt_ids)
-        finishes = [] if self.running is None else self.running.finishes
-        if finishes:
+        if trace_id is not None:
+            values["trace_id"] = trace_id
+        if finishes := self.finishes:
             first = finishes[0].timings
             values["finish"] = ",".join(finish.reason.value for finish in finishes)
             values["output_tokens"] = sum(f.usage.completion_tokens for f in finishes)
             values["queue_ms"] = round(first.queue_s * 1e3, 1)
             values["ttft_ms"] = round(first.ttft_s * 1e3, 1)
-        values["total_ms"] = round((time.monotonic() - self._begun) * 1e3, 1)
+        values["total_ms"] = round((time.monotonic() - self.begun) * 1e3, 1)
         return values
 
 

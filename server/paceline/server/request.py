@@ -96,6 +96,15 @@ class Request:
     # As `logprobs`, for the prompt's tokens; with completion 0 alone.
     prompt_logprobs: int | None = None
 
+    def late(self, now: float) -> bool:
+        """Whether the deadline has passed for the caller, who may be gone before it has here.
+
+        gRPC rounds a deadline up on its way, by as much as one part in a hundred.
+        """
+        if self.deadline is None:
+            return False
+        return now >= self.deadline - max(0.02, 0.01 * (self.deadline - self.arrival))
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
