@@ -186,3 +186,18 @@ def from_wire(kind: str, parts: Sequence[Any]) -> PacelineError:
     if kind == InvalidRequest.__name__:
         return InvalidRequest(*(Violation(field, description) for field, description in parts))
     return _KINDS[kind](*parts)
+
+
+# What `PacelineError.refusal` may say.
+REFUSALS = tuple(
+    error.refusal
+    for error in (
+        InvalidRequest,
+        QueueFull,
+        LimitReached,
+        Unauthenticated,
+        PermissionDenied,
+        Unavailable,
+        FeatureUnavailable,
+    )
+)

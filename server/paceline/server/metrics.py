@@ -16,9 +16,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.utils import floatToGoString
 
-from .request import STEP_SECONDS, Load
+from .errors import REFUSALS
+from .request import STEP_SECONDS, FinishReason, Load
 from .tally import SCALES, Bins, Scale, Tally
 
+# Known from the start, so that a rate over them begins at 0.
+_REASONS = [reason.value for reason in FinishReason]
 _STEP = Scale("From the launch of a step until the engine goes on.", STEP_SECONDS)
 _BUCKET = "Steps by the shape that they were padded to, in tokens; other: of no bucket."
 
@@ -64,12 +67,12 @@ class Metrics:
             "request_success",
             "Completions by how they ended.",
             "finished_reason",
-            tally.finished.copy(),
+            dict.fromkeys(_REASONS, 0) | tally.finished,
         )
         statuses = tally.statuses.copy()
         yield _labelled("requests", "Generation calls by gRPC status.", "status", statuses)
         text = "Generation calls that were refused."
-        yield _labelled("request_rejections", text, "reason", tally.refused.copy())
+        yield _labelled("request_rejections", text, "reason", dict.fromkeys(REFUSALS, 0) | tally.refused)
         for name, scale in SCALES.items():
             yield _histogram(name, scale, tally.bins[name])
 
