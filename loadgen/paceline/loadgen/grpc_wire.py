@@ -11,7 +11,7 @@ import grpc
 from paceline.loadgen.access import Access
 from paceline.loadgen.prompt import Prompt
 from paceline.loadgen.timing import ServerTimings
-from paceline.loadgen.trace_context import HEADER, Traces, traceparent
+from paceline.loadgen.trace_context import HEADER, Traces
 from paceline.loadgen.wire import Said, Take, WireError
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
@@ -55,9 +55,10 @@ class GrpcWire:
 
     def exchange(self, prompt: Prompt) -> GrpcExchange:
         """A call on the next connection, in turn."""
-        metadata, trace_id = self._metadata, self._traces.begin()
-        if trace_id:
-            metadata = (*metadata, (HEADER, traceparent(trace_id)))
+        metadata = self._metadata
+        header, trace_id = self._traces.begin()
+        if header:
+            metadata = (*metadata, (HEADER, header))
         exchange = GrpcExchange(wire_request(prompt), next(self._turns), metadata, prompt)
         exchange.said.trace_id = trace_id
         return exchange

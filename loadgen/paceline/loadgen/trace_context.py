@@ -14,11 +14,14 @@ class Traces:
     def __init__(self, share: float) -> None:
         self._share = share
 
-    def begin(self) -> str:
-        """The id of a new trace, 32 hex digits; empty for a request that is not traced."""
-        return secrets.token_hex(16) if random.random() < self._share else ""
+    def begin(self) -> tuple[str, str]:
+        """The header's value for a request, and the id of its trace if it is to be recorded: 32 hex digits.
 
-
-def traceparent(trace_id: str) -> str:
-    """The header's value: the request is the first span of its trace, which is recorded."""
-    return f"00-{trace_id}-{secrets.token_hex(8)}-01"
+        Whoever begins a trace decides for all who go on with it, so the other requests have a header, too, which says
+        no. Empty where nothing is traced.
+        """
+        if not self._share:
+            return "", ""
+        trace_id, recorded = secrets.token_hex(16), random.random() < self._share
+        header = f"00-{trace_id}-{secrets.token_hex(8)}-{recorded:02x}"
+        return header, trace_id if recorded else ""

@@ -39,12 +39,15 @@ def _ask(arguments: argparse.Namespace) -> health_pb2.HealthCheckResponse.Servin
         channel = grpc.insecure_channel(arguments.target)
     with channel:
         request = health_pb2.HealthCheckRequest(service=arguments.service)
-        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=arguments.timeout_s).status
+        return (
+            health_pb2_grpc.HealthStub(channel).Check(request, timeout=arguments.timeout_s).status
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="paceline health", description="Ask a server whether it serves: exit code 0 if it does."
+        prog="paceline health",
+        description="Ask a server whether it serves: exit code 0 if it does.",
     )
     port = os.environ.get("PACELINE_PORT", "50051")
     parser.add_argument(
@@ -57,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "--service", default="", help="ask for this service alone (default: all of the server)"
     )
     parser.add_argument("--ca", help="PEM file of the authorities of a server with TLS")
-    parser.add_argument("--server-name", help="the name in its certificate, where it is another one")
+    parser.add_argument(
+        "--server-name", help="the name in its certificate, where it is another one"
+    )
     parser.add_argument("--timeout-s", type=float, default=3.0, help="(default: 3)")
     return parser
 

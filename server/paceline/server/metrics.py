@@ -72,7 +72,9 @@ class Metrics:
         statuses = tally.statuses.copy()
         yield _labelled("requests", "Generation calls by gRPC status.", "status", statuses)
         text = "Generation calls that were refused."
-        yield _labelled("request_rejections", text, "reason", dict.fromkeys(REFUSALS, 0) | tally.refused)
+        yield _labelled(
+            "request_rejections", text, "reason", dict.fromkeys(REFUSALS, 0) | tally.refused
+        )
         for name, scale in SCALES.items():
             yield _histogram(name, scale, tally.bins[name])
 

@@ -29,13 +29,13 @@ SCALES = {
     "time_to_first_token_seconds": Scale("From arrival to the first token."),
     "inter_token_latency_seconds": Scale("Between tokens of a completion."),
     "request_time_per_output_token_seconds": Scale("Mean after the first token, per completion."),
-    "e2e_request_latency_seconds": Scale("From arrival to the end."),
+    "e2e_request_latency_seconds": Scale("From arrival to the end of a completion."),
     "request_queue_time_seconds": Scale("From arrival until scheduled."),
-    "request_prefill_time_seconds": Scale("Until the first token."),
+    "request_prefill_time_seconds": Scale("From scheduled until the first token."),
     "request_decode_time_seconds": Scale("From the first token to the last."),
-    "request_batch_rows": Scale("Mean rows in its steps.", _ROWS),
-    "request_prompt_tokens": Scale("Per prompt.", _TOKENS),
-    "request_generation_tokens": Scale("Per completion.", _TOKENS),
+    "request_batch_rows": Scale("Mean rows of the steps that a completion was in.", _ROWS),
+    "request_prompt_tokens": Scale("Length of the prompt, per completion.", _TOKENS),
+    "request_generation_tokens": Scale("Tokens of a completion.", _TOKENS),
 }
 
 
