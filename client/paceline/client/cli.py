@@ -26,6 +26,9 @@ SUBCOMMANDS = {
     "generate": Subcommand(
         "continue a prompt with a running server", "paceline.client.cli_generate", "main"
     ),
+    "health": Subcommand(
+        "ask a running server whether it serves", "paceline.server.health_cli", "main", "server"
+    ),
     "token": Subcommand(
         "make a bearer token for `serve --tokens`", "paceline.server.token_cli", "main"
     ),

@@ -144,6 +144,7 @@ class Call:
             priority=self.prompt.priority,
             deadline_s=self.prompt.deadline_s,
             cancelled_by_plan=self.cancelled_by_plan,
+            trace_id=said.trace_id,
         )
 
     def _stamps_us(self) -> list[int]:

@@ -11,6 +11,7 @@ import grpc
 from paceline.loadgen.access import Access
 from paceline.loadgen.prompt import Prompt
 from paceline.loadgen.timing import ServerTimings
+from paceline.loadgen.trace_context import HEADER, Traces
 from paceline.loadgen.wire import Said, Take, WireError
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
@@ -37,8 +38,15 @@ class GrpcWire:
 
     protocol = "grpc"
 
-    def __init__(self, target: str, connections: int, access: Access | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        connections: int,
+        access: Access | None = None,
+        trace_share: float = 0.0,
+    ) -> None:
         access = access or Access()
+        self._traces = Traces(trace_share)
         self.target = target
         self._metadata = access.metadata()
         self._channels = [open_channel(target, access) for _ in range(connections)]
@@ -47,7 +55,13 @@ class GrpcWire:
 
     def exchange(self, prompt: Prompt) -> GrpcExchange:
         """A call on the next connection, in turn."""
-        return GrpcExchange(wire_request(prompt), next(self._turns), self._metadata, prompt)
+        metadata = self._metadata
+        header, trace_id = self._traces.begin()
+        if header:
+            metadata = (*metadata, (HEADER, header))
+        exchange = GrpcExchange(wire_request(prompt), next(self._turns), metadata, prompt)
+        exchange.said.trace_id = trace_id
+        return exchange
 
     def connect(self, timeout_s: float) -> str:
         try:

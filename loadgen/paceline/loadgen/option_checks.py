@@ -73,6 +73,13 @@ def _arrival(text: str) -> str:
     return text
 
 
+def _share(text: str) -> float:
+    value = _at_least(float, 0)(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return value
+
+
 def _choice(*names: str) -> Callable[[str], str]:
     def check(text: str) -> str:
         if text not in names:
@@ -120,6 +127,7 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "nonce": _at_least(int, -1),
     "request_timeout_s": _at_least(float, 0.001),
     "channels": _at_least(int, 1),
+    "trace_share": _share,
     "arrival": _arrival,
     "rate": _one_rate,
     "max_outstanding": _at_least(int, 1),

@@ -45,6 +45,7 @@ class LoadOptions(MixOptions):
     nonce: int = -1
     request_timeout_s: float = 600.0
     channels: int = 2
+    trace_share: float = 0.0
     out: str = ""
     label: str = "run"
     slo: str = "ttft=2000,tpot=200"
@@ -143,6 +144,7 @@ HELP = {
     "nonce": "shifts the tags of drawn prompts, so that no prefix cache knows them (-1: drawn)",
     "request_timeout_s": "deadline of each call",
     "channels": "gRPC connections per process",
+    "trace_share": "grpc: share of the requests, 0 to 1, that the server is to trace; records have the trace_id",
     "out": "new folder for requests.<worker>.jsonl, one line per generation",
     "label": "name of the run in the records, for example the server's batching mode",
     **MIX_HELP,

@@ -39,6 +39,7 @@ class Record:
         kind: class of the request in a mix, for example `short`, `long` or `probe`.
         deadline_s: what the request itself asks for, None where only the run's time limit holds.
         repeat: which measurement of the same level it belongs to, from 0.
+        trace_id: under which the server's spans of it are found; empty where it was not traced.
         cancelled_by_plan: the workload cancelled it after some tokens, as its clients do: no failure.
     """
 
@@ -67,6 +68,7 @@ class Record:
     deadline_s: float | None = None
     cancelled_by_plan: bool = False
     repeat: int = 0
+    trace_id: str = ""
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Record:

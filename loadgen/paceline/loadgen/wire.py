@@ -30,6 +30,7 @@ class Said:
     Attributes:
         output_tokens: by the server's count at the end; None where it gave none.
         shared_out: messages did not say how many tokens they hold: `output_tokens` is to be spread over them.
+        trace_id: what the server was told to trace it under, 32 hex digits; empty: nothing.
     """
 
     prompt_tokens: int = 0
@@ -38,6 +39,7 @@ class Said:
     finish: str = ""
     server: ServerTimings | None = None
     shared_out: bool = False
+    trace_id: str = ""
 
 
 class Exchange(Protocol):

@@ -21,4 +21,4 @@ def make_wire(options: LoadOptions, host: str | None) -> Wire:
         )
     from paceline.loadgen.grpc_wire import GrpcWire
 
-    return GrpcWire(target, options.channels, access)
+    return GrpcWire(target, options.channels, access, options.trace_share)

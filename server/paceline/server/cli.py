@@ -33,7 +33,7 @@ def _serve(argv: Sequence[str]) -> int:
     from .settings import read
 
     config = read(argv)
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, config.log_format)
     if config.tensor_parallel > 1 and torchrun_rank():
         from .runner.rank import follow_torchrun
 

@@ -230,3 +230,11 @@ class ServeConfig(EngineConfig, ModelConfig):
         50.0, ge=0, le=10_000, description="pace of each of the mock's streams; 0: all it can"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how standard error is written; json: one object a line"
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="where traces go, for example http://localhost:4317; needs paceline[otel]",
+    )

@@ -8,7 +8,7 @@ from . import dashboard, listen, security
 from .config import ServeConfig
 from .history import History
 from .metrics import Metrics, Watched
-from .server_info import ServerInfo
+from .server_info import ServerInfo, version
 from .web import Page, Web
 from .web_play import Stage
 
@@ -52,7 +52,10 @@ class Console:
 
     def watch(self, engine: Watched, info: ServerInfo, each: Sequence[Watched] = ()) -> None:
         """Shows this engine from now on, or these together, and `each` of them in the metrics."""
-        self.metrics.watch(*(each or [engine]))
+        model, config = info.model, info.config
+        facts = {"version": version(), "model": model.name, "mode": config.mode.value}
+        facts |= {"dtype": model.dtype, "device": model.device}
+        self.metrics.watch(*(each or [engine]), facts=facts)
         self._engine, self._info = engine, info
 
     def remember(self) -> None:

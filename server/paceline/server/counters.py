@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .step import Step
 
@@ -26,6 +26,9 @@ class Counters:
     cached_tokens: int = 0
     preemptions: int = 0
     requests_finished: int = 0
+    shapes: dict[int, int] = field(
+        default_factory=dict
+    )  # steps by the length of their line of tokens
 
     def saw(self, step: Step) -> None:
         """Counts a planned step."""
@@ -35,6 +38,7 @@ class Counters:
         self.row_steps += self.step_rows
         self.real_tokens += step.real_tokens
         self.padded_tokens += step.padded_tokens
+        self.shapes[step.line] = self.shapes.get(step.line, 0) + 1
 
 
 class StepHistory:

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -28,7 +29,7 @@ from .errors import (
 )
 from .inbox import Cancel, Message, Stop, Submit
 from .pages import PagePool
-from .request import FinishReason, Load, Output, Request
+from .request import STEP_SECONDS, FinishReason, Load, Output, Request
 from .runner_port import Runner
 from .scheduler import Scheduler
 from .step import Step
@@ -81,6 +82,7 @@ class Engine:
         self._failed = False  # whether a step of the latest turn went wrong
         self._worked = False  # whether the latest turn computed something, or left it in flight
         self._step_s = 0.0
+        self._step_bins = [0] * (len(STEP_SECONDS) + 1)
         self._load = self._scheduler.load(clock())
         self._idle = threading.Event()
         self._idle.set()
@@ -155,13 +157,15 @@ class Engine:
         self._inbox.put(Cancel(request_id, reason, index))
 
     def load(self) -> Load:
-        """What the engine is doing, as of its latest step. Any thread; costs nothing."""
+        """What the engine is doing, as of its latest step. Any thread; costs the engine nothing."""
         return replace(
             self._load,
             time_s=self._clock(),
             requests_rejected=self._door.rejected,
             queue_wait_s=self._door.wait_s(),
             draining=self._draining,
+            step_bins=tuple(self._step_bins),
+            bucket_steps=self._runner.buckets.uses(dict(self._scheduler.shapes)),
         )
 
     def drain(self) -> None:
@@ -230,7 +234,9 @@ class Engine:
             # as well, and would take the next one along, and so on.
             if self._failed or not self._ahead:
                 outputs += self._collect()
-        self._step_s += self._clock() - started
+        took = self._clock() - started
+        self._step_s += took
+        self._step_bins[bisect_left(STEP_SECONDS, took)] += 1
         return outputs
 
     def _collect(self) -> list[Output]:

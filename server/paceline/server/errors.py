@@ -35,6 +35,7 @@ class PacelineError(Exception):
     """Base of all errors this package raises on purpose."""
 
     status = "INTERNAL"
+    refusal = ""  # why nothing was computed, in a word for metrics; empty where something was
     retry_after_s: float | None = None
 
     @property
@@ -47,6 +48,7 @@ class InvalidRequest(PacelineError):
     """The caller's fault: bad fields, a prompt that does not fit, an unknown token id."""
 
     status = "INVALID_ARGUMENT"
+    refusal = "invalid"
 
     def __init__(self, *violations: Violation) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
@@ -61,6 +63,7 @@ class QueueFull(PacelineError):
     """The bounded queue has no room for this request now."""
 
     status = "RESOURCE_EXHAUSTED"
+    refusal = "queue_full"
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -75,6 +78,7 @@ class LimitReached(PacelineError):
     """The caller asks for more than its token allows now."""
 
     status = "RESOURCE_EXHAUSTED"
+    refusal = "limit"
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -85,18 +89,21 @@ class Unauthenticated(PacelineError):
     """No token, or not a good one."""
 
     status = "UNAUTHENTICATED"
+    refusal = "unauthenticated"
 
 
 class PermissionDenied(PacelineError):
     """A good token that does not allow this."""
 
     status = "PERMISSION_DENIED"
+    refusal = "forbidden"
 
 
 class Unavailable(PacelineError):
     """Going away, or the engine is not up; another server, or this one later, may answer."""
 
     status = "UNAVAILABLE"
+    refusal = "unavailable"
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -117,6 +124,7 @@ class FeatureUnavailable(PacelineError):
     """Asked for something this server was not loaded with."""
 
     status = "FAILED_PRECONDITION"
+    refusal = "feature"
 
 
 class EngineFailure(PacelineError):
@@ -178,3 +186,18 @@ def from_wire(kind: str, parts: Sequence[Any]) -> PacelineError:
     if kind == InvalidRequest.__name__:
         return InvalidRequest(*(Violation(field, description) for field, description in parts))
     return _KINDS[kind](*parts)
+
+
+# What `PacelineError.refusal` may say.
+REFUSALS = tuple(
+    error.refusal
+    for error in (
+        InvalidRequest,
+        QueueFull,
+        LimitReached,
+        Unauthenticated,
+        PermissionDenied,
+        Unavailable,
+        FeatureUnavailable,
+    )
+)

@@ -114,8 +114,7 @@ class Frontend:
 
     def left(self, job: Job, completions: int) -> None:
         """The caller went away, or its deadline passed, before so many completions ended."""
-        deadline = job.request.deadline
-        late = deadline is not None and self.clock() >= deadline
+        late = job.request.late(self.clock())
         for _ in range(completions):
             self._observer.left(FinishReason.TIME_LIMIT if late else FinishReason.CANCELLED)
 

@@ -53,6 +53,7 @@ class Job:
     response: ResponseOptions
     stop: tuple[str, ...] = ()
     include_stop: bool = False
+    chat: bool = False  # whether the prompt was a conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ class Draft:
             time_limit=None if self.time_limit_s is None else arrival + self.time_limit_s,
             constraint=self.constraint,
         )
-        return Job(request, self.response, self.stop, self.include_stop)
+        chat = isinstance(self.prompt, Conversation)
+        return Job(request, self.response, self.stop, self.include_stop, chat)
 
     def _check_length(self, tokens: int, limits: Limits) -> None:
         problem = None

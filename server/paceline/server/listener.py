@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from paceline.v1 import generation_pb2_grpc as rpc
 
-from . import listen
+from . import listen, tracing
 from .bearer import Tokens
 from .calls import Calls
 from .config import ServeConfig
@@ -21,6 +23,7 @@ from .rpc import REQUESTS, SERVICE, GenerationService, Observer
 from .rpc_access import Access
 from .rpc_guard import Guard
 from .server_info import ServerInfo
+from .threads import in_daemon_thread
 from .tls import files_of
 
 if TYPE_CHECKING:  # of an extra that may not be installed
@@ -48,6 +51,7 @@ _OPTIONS: dict[str, int] = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
 }
+_LAST_SPANS_S = 3.0  # for a collector to take them
 LAST_WORDS_S = 5.0  # for calls to send what they have after the engine stopped
 
 
@@ -58,7 +62,8 @@ class Listener:
         self._config = config
         self._observer = observer
         self._calls = Calls()
-        self._service = GenerationService(observer)
+        self._tracing = tracing.make(config)
+        self._service = GenerationService(observer, self._tracing)
         self._health = health.aio.HealthServicer()
         self._healthy = False
         self._server: grpc.aio.Server | None = None
@@ -134,6 +139,10 @@ class Listener:
             await self._server.stop(grace=0.2)
         if self._http is not None:
             await self._http.close()
+        if self._tracing is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(in_daemon_thread(self._tracing.close), _LAST_SPANS_S)
+            self._tracing = None
 
     async def _bind_http(self, port: int, tokens: Tokens | None, *, shared: bool) -> int:
         from .openai_api.endpoints import Endpoints

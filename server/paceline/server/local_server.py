@@ -49,6 +49,9 @@ class LocalCall:
     def peer(self) -> str:
         return self._peer
 
+    def invocation_metadata(self) -> Metadata:
+        return self.metadata
+
     def time_remaining(self) -> float | None:
         return None
 

@@ -1,4 +1,4 @@
-"""Logging: configured by the command line alone; one structured line for each request that ends. Never prompts."""
+"""Logging: configured by the command line alone; one event for each request that ends. Never prompts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol
 
@@ -18,12 +19,41 @@ from .request import Finish, Timings
 
 requests = logging.getLogger("paceline.requests")
 
+_TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
-def configure(level: str) -> None:
-    """Sends everything of at least `level` to standard error."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
+
+def configure(level: str, style: str = "text") -> None:
+    """Sends everything of at least `level` to standard error, as `text` or as one object of `json` a line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if style == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class Event(dict[str, object]):
+    """A log message that is made of fields."""
+
+    def __str__(self) -> str:
+        return fields(self)
+
+
+class JsonFormatter(logging.Formatter):
+    """One line of JSON for each record; an `Event`'s fields stand beside time, level, logger and process."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time_s = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": time_s,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+        }
+        if isinstance(record.msg, Event):
+            line |= {"event": "request"} | record.msg
+        else:
+            line["message"] = record.getMessage()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
 
 
 def fields(values: dict[str, object]) -> str:
@@ -42,7 +72,7 @@ class RequestRecord:
     """Surrounds one request and logs its end, whichever way it comes.
 
     Args:
-        answered: told the status.
+        answered: told the status, and the word for why it was refused, if it was.
         ended: told what became of a request that had a job.
     """
 
@@ -50,17 +80,18 @@ class RequestRecord:
         self,
         rpc: str,
         peer: str,
-        answered: Callable[[str], None],
+        answered: Callable[[str, str], None],
         ended: Callable[[Ended], None] | None = None,
     ) -> None:
         self.status = "OK"
         self.job: Job | None = None
         self.running: Running | None = None
-        self._rpc = rpc
+        self.trace: Callable[[], str] | None = None  # called at the end; gives the trace's id
+        self.rpc = rpc
+        self.begun = time.monotonic()
         self._peer = peer
         self._answered = answered
         self._ended = ended
-        self._begun = time.monotonic()
 
     def __enter__(self) -> RequestRecord:
         return self
@@ -71,28 +102,41 @@ class RequestRecord:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.status = _status(exc)
-        self._answered(self.status)
+        self.status = self._status(exc)
+        self._answered(self.status, exc.refusal if isinstance(exc, PacelineError) else "")
         if self._ended is not None and self.job is not None:
             self._ended(self._summary(self.job))
+        trace_id = None if self.trace is None else self.trace()
         if requests.isEnabledFor(logging.INFO):
-            requests.info("%s", fields(self._values()))
+            requests.info(self._event(trace_id))
 
-    def _values(self) -> dict[str, object]:
-        values: dict[str, object] = {"rpc": self._rpc, "status": self.status, "peer": self._peer}
+    @property
+    def finishes(self) -> list[Finish]:
+        """How its completions ended; those that a caller left are missing."""
+        return [] if self.running is None else self.running.finishes
+
+    def _status(self, exc: BaseException | None) -> str:
+        status = _status(exc)
+        late = self.job is not None and self.job.request.late(time.monotonic())
+        # gRPC cancels what is late, often before the engine ends it.
+        return "DEADLINE_EXCEEDED" if late and status == "CANCELLED" else status
+
+    def _event(self, trace_id: str | None) -> Event:
+        values = Event(rpc=self.rpc, status=self.status, peer=self._peer)
         if (who := caller.current.get()) is not None:
             values["caller"] = who.name
         if self.job is not None:
             values["id"] = self.job.request.id
             values["prompt_tokens"] = len(self.job.request.prompt_ids)
-        finishes = [] if self.running is None else self.running.finishes
-        if finishes:
+        if trace_id is not None:
+            values["trace_id"] = trace_id
+        if finishes := self.finishes:
             first = finishes[0].timings
             values["finish"] = ",".join(finish.reason.value for finish in finishes)
             values["output_tokens"] = sum(f.usage.completion_tokens for f in finishes)
             values["queue_ms"] = round(first.queue_s * 1e3, 1)
             values["ttft_ms"] = round(first.ttft_s * 1e3, 1)
-        values["total_ms"] = round((time.monotonic() - self._begun) * 1e3, 1)
+        values["total_ms"] = round((time.monotonic() - self.begun) * 1e3, 1)
         return values
 
     def _summary(self, job: Job) -> Ended:
@@ -110,7 +154,7 @@ class RequestRecord:
             queue_s=first.queue_s,
             ttft_s=first.ttft_s,
             tpot_s=first.decode_s / (tokens - 1) if tokens > 1 else 0.0,
-            total_s=time.monotonic() - self._begun,
+            total_s=time.monotonic() - self.begun,
             rows=first.batch_rows_mean,
             preemptions=sum(f.timings.preemptions for f in finishes),
         )

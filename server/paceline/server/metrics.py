@@ -11,19 +11,19 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.utils import floatToGoString
 
-from .request import Load
+from .errors import REFUSALS
+from .request import STEP_SECONDS, FinishReason, Load
 from .tally import SCALES, Bins, Scale, Tally
 
-_REJECTIONS = {
-    "RESOURCE_EXHAUSTED": "queue_full",
-    "INVALID_ARGUMENT": "invalid",
-    "FAILED_PRECONDITION": "feature",
-    "UNAVAILABLE": "unavailable",
-}
+# Known from the start, so that a rate over them begins at 0.
+_REASONS = [reason.value for reason in FinishReason]
+_STEP = Scale("From the launch of a step until the engine goes on.", STEP_SECONDS)
+_BUCKET = "Steps by the shape that they were padded to, in tokens; other: of no bucket."
 
 
 class Watched(Protocol):
@@ -42,12 +42,13 @@ class Metrics:
         self.tally = Tally()
         self._registry = CollectorRegistry()
         self._engines: tuple[Watched | None, ...] = (None,)
+        self._facts: dict[str, str] = {}
         self._restarts: dict[int, tuple[int, float]] = {}  # how often, and when last
         self._registry.register(_Collector(self))
 
-    def watch(self, *engines: Watched) -> None:
-        """Reads these from now on."""
-        self._engines = engines
+    def watch(self, *engines: Watched, facts: dict[str, str] | None = None) -> None:
+        """Reads these from now on; `facts` are labels that tell what is served."""
+        self._engines, self._facts = engines, facts or {}
 
     def restarted(self, time_s: float, number: int = 0) -> None:
         """The engine of this number is ready again after a death, at this time since 1970."""
@@ -65,24 +66,22 @@ class Metrics:
             "request_success",
             "Completions by how they ended.",
             "finished_reason",
-            tally.finished.copy(),
+            dict.fromkeys(_REASONS, 0) | tally.finished,
         )
         statuses = tally.statuses.copy()
         yield _labelled("requests", "Generation calls by gRPC status.", "status", statuses)
-        refused = {
-            reason: statuses[status] for status, reason in _REJECTIONS.items() if status in statuses
-        }
         text = "Generation calls that were refused."
-        yield _labelled("request_rejections", text, "reason", refused)
+        yield _labelled(
+            "request_rejections", text, "reason", dict.fromkeys(REFUSALS, 0) | tally.refused
+        )
         for name, scale in SCALES.items():
             yield _histogram(name, scale, tally.bins[name])
 
     def engine_metrics(self) -> Iterable[Metric]:
-        """What the engines' counters say now: of several, each one's, with its number as the label `engine`."""
+        """What is served, and what the engines' counters say: of several, each one's, with its number as `engine`."""
+        yield InfoMetricFamily("paceline_server", "What is served; always 1.", self._facts)
         first, *others = map(self._engine_metrics, range(len(self._engines)))
-        if not others:
-            return first
-        return map(_by_engine, zip(first, *others, strict=True))
+        yield from map(_by_engine, zip(first, *others, strict=True)) if others else first
 
     def _engine_metrics(self, number: int) -> Iterable[Metric]:
         engine = self._engines[number]
@@ -112,6 +111,9 @@ class Metrics:
         yield _counter("step_rows_sum", "Rows of all steps.", load.row_steps)
         yield _counter("real_tokens", "Tokens computed, without padding.", load.real_tokens)
         yield _counter("padded_tokens", "Tokens computed, with padding.", load.padded_tokens)
+        yield _labelled("bucket_steps", _BUCKET, "tokens", _buckets(load.bucket_steps))
+        bins = Bins(list(load.step_bins) or [0] * (len(STEP_SECONDS) + 1), load.step_s)
+        yield _histogram("step_time_seconds", _STEP, bins)
 
 
 class _Collector:
@@ -148,6 +150,10 @@ def _labelled(name: str, text: str, label: str, counts: dict[str, int]) -> Count
     for value, count in counts.items():
         family.add_metric([value], count)
     return family
+
+
+def _buckets(steps: dict[int, int]) -> dict[str, int]:
+    return {str(tokens) if tokens else "other": count for tokens, count in steps.items()}
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

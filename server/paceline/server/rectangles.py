@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .policy import Policy
@@ -33,6 +33,13 @@ class Buckets:
 
     def line_for(self, tokens: int) -> int:
         return _round_up(tokens, self.lines)
+
+    def uses(self, shapes: Mapping[int, int]) -> dict[int, int]:
+        """Steps by bucket, of steps by the length of their line; under 0 those of no bucket's length."""
+        found = dict.fromkeys((0, *(self.lines or self.rows)), 0)
+        for line, steps in shapes.items():
+            found[line if line in found else 0] += steps
+        return found
 
     def width_for(self, tokens: int) -> int:
         return -(-tokens // self.width) * self.width

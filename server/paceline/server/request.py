@@ -8,6 +8,9 @@ from typing import Literal
 
 import msgspec
 
+# Upper bounds of a step's duration in `Load.step_bins`; one more bin holds longer ones.
+STEP_SECONDS = tuple(base * 10.0**power for power in range(-4, 2) for base in (1.0, 2.0, 5.0))
+
 
 class FinishReason(enum.Enum):
     """Why a completion ended. The names are the contract's, without their prefix."""
@@ -92,6 +95,15 @@ class Request:
     constraint: Constraint | None = None
     # As `logprobs`, for the prompt's tokens; with completion 0 alone.
     prompt_logprobs: int | None = None
+
+    def late(self, now: float) -> bool:
+        """Whether the deadline has passed for the caller, who may be gone before it has here.
+
+        gRPC rounds a deadline up on its way, by as much as one part in a hundred.
+        """
+        if self.deadline is None:
+            return False
+        return now >= self.deadline - max(0.02, 0.01 * (self.deadline - self.arrival))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +190,10 @@ class Load:
     draining: bool = False
     row_steps: int = 0
     queue_wait_s: float = 0.0
+    # Steps by their duration, see `STEP_SECONDS`; empty: none yet.
+    step_bins: tuple[int, ...] = ()
+    # By padded tokens; 0: all other shapes.
+    bucket_steps: dict[int, int] = field(default_factory=dict)
     replicas: tuple[Load, ...] = ()  # where several engines make up the rest: each one's
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from paceline.v1 import generation_pb2 as pb
@@ -18,6 +18,7 @@ from .logs import RequestRecord
 from .request import Finish
 from .rpc_errors import item_error, public_error
 from .server_info import ServerInfo
+from .tracing import Tracing
 from .validation import (
     MAX_BATCH_ITEMS,
     Checks,
@@ -45,20 +46,22 @@ class Context(Protocol):
     """The part of grpc.aio's context that is used here."""
 
     def time_remaining(self) -> float | None: ...
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]] | None: ...
     def peer(self) -> str: ...
 
 
 class Observer(Protocol):
     """Told how requests ended."""
 
-    def answered(self, status: str) -> None: ...
+    def answered(self, status: str, refusal: str) -> None: ...
     def request(self, ended: Ended) -> None: ...
 
 
 class GenerationService(rpc.GenerationServiceServicer):
     """Answers with Unavailable until `open`, that is until the model is loaded and warm."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, tracing: Tracing | None = None) -> None:
+        self._tracing = tracing
         self._frontend: Frontend | None = None
         self._info: ServerInfo | None = None
         self._observer = observer
@@ -168,7 +171,11 @@ class GenerationService(rpc.GenerationServiceServicer):
 
     def _record(self, method: str, context: Context) -> RequestRecord:
         observer = self._observer
-        return RequestRecord(method, context.peer(), observer.answered, observer.request)
+        record = RequestRecord(method, context.peer(), observer.answered, observer.request)
+        if self._tracing is not None:
+            metadata = context.invocation_metadata() or ()
+            self._tracing.follow(record, metadata, self._ready().model.name)
+        return record
 
     async def _job(self, generation: pb.Generation, context: Context) -> Job:
         frontend = self._ready()

@@ -26,14 +26,14 @@ class Access(grpc.aio.ServerInterceptor):
 
     Args:
         service: the service whose working methods count toward a caller's limits.
-        answered: told the status of each call that is refused here.
+        answered: told the status of each call that is refused here, and why.
     """
 
     def __init__(
         self,
         tokens: Tokens,
         service: str,
-        answered: Callable[[str], None],
+        answered: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens = tokens

@@ -238,6 +238,11 @@ class Scheduler:
             row_steps=c.row_steps,
         )
 
+    @property
+    def shapes(self) -> dict[int, int]:
+        """Steps by the length of their line of tokens, padding included. It goes on changing."""
+        return self._counters.shapes
+
     def _admit(self, now: float) -> None:
         oldest = self._waiting.oldest_arrival if self._policy.lets_wait else now
         queue = Queue(len(self._running), len(self._waiting), oldest, now)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine, Iterator
 from typing import Protocol
 
-from . import listen, security
+from . import listen, security, tracing
 from .collector import settle
 from .config import ServeConfig
 from .loader import Loader
@@ -55,6 +55,7 @@ async def serve(config: ServeConfig, loader: Loader = load_torch) -> int:
     Raises:
         SetupError: before serving, where the operator has to change something.
     """
+    tracing.check(config)
     server = make_server(config, loader)
     with _signals() as (first, second):
         try:

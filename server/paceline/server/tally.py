@@ -30,13 +30,13 @@ SCALES = {
     "time_to_first_token_seconds": Scale("From arrival to the first token."),
     "inter_token_latency_seconds": Scale("Between tokens of a completion."),
     "request_time_per_output_token_seconds": Scale("Mean after the first token, per completion."),
-    "e2e_request_latency_seconds": Scale("From arrival to the end."),
+    "e2e_request_latency_seconds": Scale("From arrival to the end of a completion."),
     "request_queue_time_seconds": Scale("From arrival until scheduled."),
-    "request_prefill_time_seconds": Scale("Until the first token."),
+    "request_prefill_time_seconds": Scale("From scheduled until the first token."),
     "request_decode_time_seconds": Scale("From the first token to the last."),
-    "request_batch_rows": Scale("Mean rows in its steps.", _ROWS),
-    "request_prompt_tokens": Scale("Per prompt.", _TOKENS),
-    "request_generation_tokens": Scale("Per completion.", _TOKENS),
+    "request_batch_rows": Scale("Mean rows of the steps that a completion was in.", _ROWS),
+    "request_prompt_tokens": Scale("Length of the prompt, per completion.", _TOKENS),
+    "request_generation_tokens": Scale("Tokens of a completion.", _TOKENS),
 }
 
 
@@ -52,7 +52,7 @@ def _empty() -> dict[str, Bins]:
 
 
 class Tally(msgspec.Struct):
-    """Histograms by name, completions by how they ended, calls by their status.
+    """Histograms by name, completions by how they ended, calls by their status, and refused ones by the reason.
 
     One thread writes. A reader on another one may see a value counted whose sum is not added yet.
     """
@@ -61,6 +61,7 @@ class Tally(msgspec.Struct):
     finished: dict[str, int] = msgspec.field(default_factory=dict)
     statuses: dict[str, int] = msgspec.field(default_factory=dict)
     glimpse: Glimpse = msgspec.field(default_factory=Glimpse)
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
 
     def made(self, tokens: int, seconds: float) -> None:
         """A completion gained tokens, `seconds` after its earlier ones."""
@@ -91,9 +92,11 @@ class Tally(msgspec.Struct):
         """A completion's caller went away before its end."""
         self.finished[reason.value] = self.finished.get(reason.value, 0) + 1
 
-    def answered(self, status: str) -> None:
-        """A generation call, or an item of a batch, ended with this gRPC status."""
+    def answered(self, status: str, refusal: str = "") -> None:
+        """A generation call, or an item of a batch, ended with this gRPC status; see `PacelineError.refusal`."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
+        if refusal:
+            self.refused[refusal] = self.refused.get(refusal, 0) + 1
 
     def request(self, ended: Ended) -> None:
         """A request that had a job, a call or an item of a batch, ended."""
@@ -107,12 +110,13 @@ class Tally(msgspec.Struct):
             mine.total += bins.total
         _add(self.finished, other.finished)
         _add(self.statuses, other.statuses)
+        _add(self.refused, other.refused)
         self.glimpse.add(other.glimpse)
 
     def take(self) -> Tally:
         """What was counted since the last time; counting begins anew."""
-        taken = Tally(self.bins, self.finished, self.statuses, self.glimpse.take())
-        self.bins, self.finished, self.statuses = _empty(), {}, {}
+        taken = Tally(self.bins, self.finished, self.statuses, self.glimpse.take(), self.refused)
+        self.bins, self.finished, self.statuses, self.refused = _empty(), {}, {}, {}
         return taken
 
     @property

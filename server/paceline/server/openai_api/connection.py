@@ -22,7 +22,7 @@ _PATIENCE = "x-request-timeout"
 
 _SHOWN = 100  # characters of a path in the log
 
-Answered = Callable[[str], None]
+Answered = Callable[[str, str], None]
 T = TypeVar("T")
 
 
@@ -38,6 +38,7 @@ class HttpContext:
 
     def __init__(self, request: Request) -> None:
         self._peer = _peer(request)
+        self._metadata = tuple(request.headers.items())
         text = request.headers.get(_PATIENCE)
         self._until = None if text is None else time.monotonic() + _seconds(text)
 
@@ -46,6 +47,9 @@ class HttpContext:
 
     def peer(self) -> str:
         return self._peer
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
 
 
 def _peer(request: Request) -> str:

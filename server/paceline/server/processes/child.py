@@ -39,9 +39,9 @@ def run(main: Callable[[Pipe[Any]], Awaitable[int]], kinds: Any) -> int:
     return end_process(asyncio.run(with_pipe()))
 
 
-def configure_logs(level: str) -> None:
-    """The log is the supervisor's standard error."""
-    logs.configure(level)
+def configure_logs(config: dict[str, Any]) -> None:
+    """The log is the supervisor's standard error; `config` is the server's."""
+    logs.configure(config["log_level"], config["log_format"])
 
 
 def abandoned() -> NoReturn:

@@ -165,7 +165,7 @@ async def _main(pipe: Pipe[ToEngine]) -> int:
     order = await pipe.receive()
     if not isinstance(order, StartEngine):
         child.abandoned()
-    child.configure_logs(order.config["log_level"])
+    child.configure_logs(order.config)
     return await EngineProcess(pipe, order).run()
 
 

@@ -226,7 +226,7 @@ async def _main(pipe: Pipe[ToFrontend]) -> int:
     order = await pipe.receive()
     if not isinstance(order, StartFrontend):
         child.abandoned()
-    child.configure_logs(order.config["log_level"])
+    child.configure_logs(order.config)
     _without_torch()
     return await FrontendProcess(pipe, order).run()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ..request import Load
@@ -25,6 +26,12 @@ def total(loads: Sequence[Load | None]) -> Load:
         time_s=max((load.time_s for load in known), default=0.0),
         queue_wait_s=min((load.queue_wait_s for load in known), default=0.0),
         draining=any(load.draining for load in known),
+        step_bins=_sums([load.step_bins for load in known if load.step_bins]),
+        bucket_steps=dict(sum((Counter(load.bucket_steps) for load in known), Counter[int]())),
         replicas=tuple(load or Load() for load in loads),
         **{name: sum(getattr(load, name) for load in known) for name in _SUMS},
     )
+
+
+def _sums(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*rows, strict=True)))
