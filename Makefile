@@ -20,10 +20,10 @@ OWN_RATE = $(filter ramp:% steps:% trace:%,$(ARRIVAL))
 OPEN_FLAGS = $(if $(OWN_RATE),,--rates $(or $(RATES),auto)) $(if $(ARRIVAL),--arrival $(ARRIVAL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto test check soak chaos bench bench-open bench-search bench-compare serve load format clean
+.PHONY: help setup proto proto-baseline docs test check soak chaos bench bench-open bench-search bench-compare serve load format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv with everything in it
 
@@ -38,6 +38,13 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py proto/paceline/v1/genera
 proto: $(STAMP)  ## make the protobuf stubs anew
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 
+proto-baseline: $(STAMP)  ## take the contract as it is for released: nothing in it may break from now on
+	$(BIN)/buf build --exclude-source-info -o proto/baseline.binpb
+
+docs: $(STAMP)  ## build the documentation site in site/ (ARGS=serve shows it on 127.0.0.1:8000)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
+	$(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
+
 test: $(STAMP)  ## run the tests (ARGS="tests/client -k retry" narrows them)
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -46,6 +53,7 @@ check: $(STAMP)  ## lint, format, types, contract, then the tests
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against proto/baseline.binpb
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: $(STAMP)  ## half an hour of readers who come, leave and are late: statuses, pages, memory (ARGS="--minutes 5")
