@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := proto server client loadgen tests hatch_build.py
+SOURCES := proto server client loadgen tests examples docs/_site hatch_build.py
 
 # Build environments take the same versions as the environment itself.
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -43,7 +43,7 @@ proto-baseline: $(STAMP)  ## take the contract as it is for released: nothing in
 
 docs: $(STAMP)  ## build the documentation site in site/ (ARGS=serve shows it on 127.0.0.1:8000)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
-	$(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
 
 test: $(STAMP)  ## run the tests (ARGS="tests/client -k retry" narrows them)
 	$(BIN)/python -m pytest $(ARGS)

@@ -71,22 +71,22 @@ def wait() -> dict[str, Rows]:
 
 
 def budget() -> dict[str, Rows]:
-    """What long prompts do to eight streams that run, by how much of a prompt one step may compute."""
+    """What long prompts do to four streams that run, by how much of a prompt one step may compute."""
     rows = []
-    for most in (64, 256, 2048):
+    for most in (64, 256, 1024):
         with served(["--max-step-tokens", str(most)]) as server:
-            streams, prompts = [ask(16, 250) for _ in range(8)], [ask(1024, 1) for _ in range(3)]
+            streams, prompts = [ask(16, 120) for _ in range(4)], [ask(512, 1) for _ in range(2)]
             seen = asyncio.run(stalls(server.target, streams, prompts))
         rows.append({"max_step_tokens": most, **seen})
     return {"budget": rows}
 
 
 def memory() -> dict[str, Rows]:
-    """32 requests of 64 + 64 tokens with little and enough memory for keys and values."""
+    """32 requests of 64 + 32 tokens with little and enough memory for keys and values."""
     rows = []
-    for mib in (16, 32, 128):
+    for mib in (16, 32, 96):
         with served(["--kv-cache-mib", str(mib)]) as server:
-            seen = asyncio.run(whole(server.target, [ask(64, 64) for _ in range(32)]))
+            seen = asyncio.run(whole(server.target, [ask(64, 32) for _ in range(32)]))
         rows.append({"kv_cache_mib": mib, **seen})
     return {"memory": rows}
 

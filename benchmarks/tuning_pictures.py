@@ -63,7 +63,7 @@ def latency(found: Any, theme: Theme) -> Figure:
     _bars(middle, names, gaps, theme, "continuous", "{:.0f}")
     _bars(right, names, firsts, theme, "continuous", "{:.0f}")
     middle.set_title("streams: longest gap (ms)", loc="left")
-    right.set_title("1,024-token prompt: TTFT (ms)", loc="left")
+    right.set_title("512-token prompt: TTFT (ms)", loc="left")
     for axis in (middle, right):
         axis.set_xlabel("continuous, --max-step-tokens")
     return figure

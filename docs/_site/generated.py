@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import re
 import subprocess
 import sys
@@ -27,10 +28,11 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Of `paceline serve`. A flag wins over the environment, the environment over the TOML file (`--config FILE`, or",
-        "`PACELINE_CONFIG`), the file over the default. `--max-batch-size 16`, `PACELINE_MAX_BATCH_SIZE=16` and",
-        "`max_batch_size = 16` are the same. `none` switches off what has a default; a flag of a yes-or-no setting has",
-        "a twin, `--no-…`. `paceline batch` takes the settings of the model and of batching, too.",
+        "Of `paceline serve`. A flag wins over the environment, the environment over the TOML file",
+        "(`--config FILE`, or `PACELINE_CONFIG`), the file over the default. `--max-batch-size 16`,",
+        "`PACELINE_MAX_BATCH_SIZE=16` and `max_batch_size = 16` are the same. `none` switches off what has a",
+        "default; a flag of a yes-or-no setting has a twin, `--no-…`. `paceline batch` takes the settings of the",
+        "model and of batching, too.",
         "",
         *_tables(SERVE),
         "## batch",
@@ -83,7 +85,9 @@ def _default(name: str, field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = "unset" if value is None else f"`{value.value if isinstance(value, enum.Enum) else value}`"
+    text = (
+        "unset" if value is None else f"`{value.value if isinstance(value, enum.Enum) else value}`"
+    )
     for device, defaults in (("CPU", CPU_DEFAULTS), ("GPU", GPU_DEFAULTS)):
         if name in defaults:
             text += f", on a {device} `{defaults[name]}`"
@@ -108,8 +112,8 @@ def contract() -> str:
     """The .proto as it is."""
     text = (ROOT / "proto" / "paceline" / "v1" / "generation.proto").read_text(encoding="utf-8")
     told = (
-        "`proto/paceline/v1/generation.proto`: stubs for any language are made from it. `buf breaking` compares it with\n"
-        "the released one in every test run: fields and methods are added, never changed."
+        "`proto/paceline/v1/generation.proto`: stubs for any language are made from it. `buf breaking` compares\n"
+        "it with the released one in every test run: fields and methods are added, never changed."
     )
     return f"# The contract\n\n{told}\n\n```protobuf\n{text}```\n"
 
@@ -137,3 +141,25 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/contract.md": contract,
     "examples.md": examples,
 }
+
+
+def fill(markdown: str) -> str:
+    """A page with its tables in the places that ask for them."""
+    return markdown.replace("<!-- tuning: burst -->", "\n".join(_burst()))
+
+
+def _burst() -> Iterator[str]:
+    found = json.loads((ROOT / "benchmarks" / "results" / "tuning.json").read_text())
+    yield "| `max_queue_wait_s` | answered | first token: median, longest | refused | after | told to come back in |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for row in found["burst"]:
+        bound = row["max_queue_wait_s"]
+        cells = [
+            "unset" if bound is None else f"{bound:g}",
+            f"{row['answered']}",
+            f"{row['ttft_ms_p50'] / 1e3:.1f} s, {row['ttft_ms_max'] / 1e3:.1f} s",
+            f"{row['refused']}",
+            f"{row['refused_after_ms']:.0f} ms" if row["refused"] else "",
+            f"{row['retry_after_s']:.1f} s" if row["refused"] else "",
+        ]
+        yield f"| {' | '.join(cells)} |"

@@ -67,7 +67,7 @@ def main() -> None:
     known = explained()
     for text in sorted(set(raised())):
         if not any(matches(message, text) for message in known):
-            print(text)
+            print(text)  # noqa: T201
 
 
 if __name__ == "__main__":
