@@ -63,13 +63,13 @@ def modes(bench: Any, theme: Theme) -> Figure:
     for axis, (title, value, form) in zip(axes, panels, strict=True):
         values = [value(at[mode]) for mode in MODES]
         bars = axis.barh(MODES, values, color=[theme[mode] for mode in MODES], height=0.62)
-        bounds = [title.startswith("first") and bool(at[mode]["lower_bounds"]) for mode in MODES]
+        bounds = [
+            title.startswith("first") and "ttft_ms" in at[mode]["lower_bounds"] for mode in MODES
+        ]
         labels = [
             ("≥ " if bound else "") + form.format(v)
             for v, bound in zip(values, bounds, strict=True)
         ]
-        if title.startswith("first"):
-            labels[1] = labels[1].removeprefix("≥ ")  # of static only the ends were cut
         axis.bar_label(bars, labels, padding=4, color=theme["ink"], fontsize=9)
         axis.set_title(title, loc="left")
         axis.set_xlim(0, max(values) * 1.25)
@@ -133,7 +133,7 @@ def gpu_steps(gpu: Any, theme: Theme) -> Figure:
     """How the time of a decode step, and tokens a second, grow with rows on a GPU."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for shape, color in (("llama-8b", "continuous"), ("smollm2-135m", "static")):
-        cases = [c for c in cases_of(gpu, f"growth/{shape}") if c.get("prompt")]
+        cases = [c for c in cases_of(gpu, f"growth/{shape}") if c["context_mean"] < 200]
         rows = [case["rows"] for case in cases]
         times = [case["step_ms_median"] for case in cases]
         style = {"color": theme[color], "marker": "o", "markersize": 4, "label": shape}

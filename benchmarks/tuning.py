@@ -2,10 +2,10 @@
 
     python benchmarks/tuning.py QUESTION [--out FILE.json]
 
-Questions: size, lengths, wait, budget, memory, prefix, load. Each takes about a minute on two cores. With --out the
-answer is put beside those that the file has already. Prompts are random token ids, answers go on to their full length,
-tokens are greedy. `busy_elsewhere` is the share of the machine that other programs took meanwhile: near 0, or measure
-again.
+Questions: size, lengths, wait, budget, memory, prefix, load, overload. Each takes about a minute on two cores. With
+--out the answer is put beside those that the file has already. Prompts are random token ids, answers go on to their full
+length, tokens are greedy. `busy_elsewhere` is the share of the machine that other programs took meanwhile: near 0, or
+measure again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from tuning_load import Ask, alone, burst, stalls, steady, whole
 
 Rows = list[dict[str, Any]]
 _DRAW = random.Random(7)
+_IDS = range(100, 40_000)  # no special tokens
+_MOCK_IDS = range(34, 94)  # its letters
 
 
-def ask(prompt: int, output: int, prefix: tuple[int, ...] = ()) -> Ask:
+def ask(prompt: int, output: int, prefix: tuple[int, ...] = (), ids: range = _IDS) -> Ask:
     """A request of so many random prompt tokens, after a prefix, for exactly `output` tokens."""
-    return Ask((*prefix, *(_DRAW.randrange(100, 40_000) for _ in range(prompt))), output)
+    return Ask((*prefix, *(_DRAW.choice(ids) for _ in range(prompt))), output)
 
 
 def size() -> dict[str, Rows]:
@@ -82,11 +84,11 @@ def budget() -> dict[str, Rows]:
 
 
 def memory() -> dict[str, Rows]:
-    """32 requests of 64 + 32 tokens with little and enough memory for keys and values."""
+    """16 requests of 64 + 24 tokens with little and enough memory for keys and values."""
     rows = []
-    for mib in (16, 32, 96):
+    for mib in (12, 48):
         with served(["--kv-cache-mib", str(mib)]) as server:
-            seen = asyncio.run(whole(server.target, [ask(64, 32) for _ in range(32)]))
+            seen = asyncio.run(whole(server.target, [ask(64, 24) for _ in range(16)]))
         rows.append({"kv_cache_mib": mib, **seen})
     return {"memory": rows}
 
@@ -97,33 +99,38 @@ def prefix() -> dict[str, Rows]:
     for flag in ("--no-prefix-cache", "--prefix-cache"):
         common = ask(512, 1).prompt
         with served([flag]) as server:
-            seen = asyncio.run(alone(server.target, [ask(32, 4, common) for _ in range(8)]))
+            seen = asyncio.run(alone(server.target, [ask(32, 4, common) for _ in range(5)]))
         rows.append({"prefix_cache": flag == "--prefix-cache", **seen})
     return {"prefix": rows}
 
 
 def load() -> dict[str, Rows]:
-    """The same server with 1 to 32 requests in flight; a burst of 128 with and without a bound on the wait."""
-    levels, bursts = [], []
+    """The same server with 1 to 32 requests in flight."""
+    rows = []
     with served([]) as server:
-        for in_flight in (1, 4, 16, 32):
+        for in_flight in (1, 8, 32):
             seen = asyncio.run(
                 steady(server.target, lambda: ask(32, _DRAW.randrange(8, 33)), in_flight, 6.0)
             )
-            levels.append({"in_flight": in_flight, **seen})
-        bursts.append({"max_queue_wait_s": None, **_burst(server.target)})
-    with served(["--max-queue-wait-s", "2"]) as server:
-        asyncio.run(whole(server.target, [ask(32, 32) for _ in range(32)]))  # it learns its pace
-        bursts.append({"max_queue_wait_s": 2, **_burst(server.target)})
-    return {"levels": levels, "burst": bursts}
+            rows.append({"in_flight": in_flight, **seen})
+    return {"levels": rows}
 
 
-def _burst(target: str) -> dict[str, Any]:
-    return asyncio.run(burst(target, [ask(32, 32) for _ in range(128)]))
+def overload() -> dict[str, Rows]:
+    """128 requests at once for 16 rows of the mock at 40 tokens a second each, with a bound on the wait and without."""
+    mock = ["--mock", "--mock-tokens-per-s", "40", "--max-batch-size", "16"]
+    rows = []
+    for bound, flags in ((None, []), (2, ["--max-queue-wait-s", "2"])):
+        with served([*mock, *flags]) as server:
+            asks = [ask(32, 32, ids=_MOCK_IDS) for _ in range(128)]
+            asyncio.run(whole(server.target, asks[:16]))  # it learns its own pace
+            seen = asyncio.run(burst(server.target, asks))
+        rows.append({"max_queue_wait_s": bound, **seen})
+    return {"burst": rows}
 
 
 QUESTIONS: dict[str, Callable[[], dict[str, Rows]]] = {
-    each.__name__: each for each in (size, lengths, wait, budget, memory, prefix, load)
+    each.__name__: each for each in (size, lengths, wait, budget, memory, prefix, load, overload)
 }
 
 
