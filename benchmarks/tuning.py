@@ -4,8 +4,8 @@
 
 Questions: size, lengths, wait, budget, memory, prefix, load, overload. Each takes about a minute on two cores. With
 --out the answer is put beside those that the file has already. Prompts are random token ids, answers go on to their
-full length, tokens are greedy. `busy_elsewhere` is the share of the machine that other programs took meanwhile: near 0, or
-measure again.
+full length, tokens are greedy. `busy_elsewhere` is the share of the machine that other programs took meanwhile: near 0,
+or measure again.
 """
 
 from __future__ import annotations
