@@ -199,7 +199,7 @@ PICTURES: dict[str, tuple[str, Callable[[Any, Theme], Figure]]] = {
     "curves": ("bench/summary.json", curves),
     "gpu-steps": ("gpu.json", gpu_steps),
     "gpu-ladder": ("gpu.json", gpu_ladder),
-} | {name: ("tuning.json", draw) for name, draw in TUNING.items()}
+} | TUNING
 
 
 def main() -> None:

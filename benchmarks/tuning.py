@@ -2,7 +2,7 @@
 
     python benchmarks/tuning.py QUESTION [--out FILE.json]
 
-Questions: size, lengths, wait, budget, memory, prefix, load, overload. Each takes about a minute on two cores. With
+Questions: size, lengths, wait, budget, memory, prefix, overload. Each takes about a minute on two cores. With
 --out the answer is put beside those that the file has already. Prompts are random token ids, answers go on to their
 full length, tokens are greedy. `busy_elsewhere` is the share of the machine that other programs took meanwhile: near 0,
 or measure again.
@@ -104,18 +104,6 @@ def prefix() -> dict[str, Rows]:
     return {"prefix": rows}
 
 
-def load() -> dict[str, Rows]:
-    """The same server with 1 to 32 requests in flight."""
-    rows = []
-    with served([]) as server:
-        for in_flight in (1, 8, 32):
-            seen = asyncio.run(
-                steady(server.target, lambda: ask(32, _DRAW.randrange(8, 33)), in_flight, 6.0)
-            )
-            rows.append({"in_flight": in_flight, **seen})
-    return {"levels": rows}
-
-
 def overload() -> dict[str, Rows]:
     """128 requests at once for 16 rows of the mock at 40 tokens a second each, with a bound on the wait and without."""
     mock = ["--mock", "--mock-tokens-per-s", "40", "--max-batch-size", "16"]
@@ -130,7 +118,7 @@ def overload() -> dict[str, Rows]:
 
 
 QUESTIONS: dict[str, Callable[[], dict[str, Rows]]] = {
-    each.__name__: each for each in (size, lengths, wait, budget, memory, prefix, load, overload)
+    each.__name__: each for each in (size, lengths, wait, budget, memory, prefix, overload)
 }
 
 

@@ -69,38 +69,45 @@ def latency(found: Any, theme: Theme) -> Figure:
     return figure
 
 
-def memory(found: Any, theme: Theme) -> Figure:
-    """Throughput by memory for keys and values, and a common prefix with and without its cache."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 2.6))
-    rows = found["memory"]
-    names = [str(row["kv_cache_mib"]) for row in rows]
-    _bars(left, names, [row["output_tok_s"] for row in rows], theme, "continuous", "{:.0f}")
-    _bars(middle, names, [row["preemptions"] for row in rows], theme, "static", "{:.0f}")
-    left.set_title("output tokens a second", loc="left")
-    middle.set_title("requests computed again", loc="left")
-    for axis in (left, middle):
-        axis.set_xlabel("--kv-cache-mib")
-    names = ["cached" if row["prefix_cache"] else "not cached" for row in found["prefix"]]
-    firsts = [row["ttft_ms_p50"] for row in found["prefix"]]
-    _bars(right, names, firsts, theme, "dynamic", "{:.0f}")
-    right.set_title("512 common prompt tokens: TTFT (ms)", loc="left")
+def memory(bench: Any, theme: Theme) -> Figure:
+    """Pages in use by requests in flight, of the run that the bench keeps."""
+    levels = _continuous(bench)
+    names = [str(level["target"]["value"]) for level in levels]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6))
+    pages = [level["server"]["kv_pages_peak"] for level in levels]
+    shares = [100 * each / levels[0]["server"]["kv_pages_total"] for each in pages]
+    _bars(left, names, pages, theme, "continuous", "{:.0f}")
+    _bars(right, names, shares, theme, "dynamic", "{:.0f} %")
+    left.set_title("most pages of 16 tokens in use", loc="left")
+    right.set_title("of those that were free at the start", loc="left")
+    for axis in (left, right):
+        axis.set_xlabel("requests in flight")
     return figure
 
 
-def load(found: Any, theme: Theme) -> Figure:
-    """One server under growing load."""
-    rows = found["levels"]
-    names = [str(row["in_flight"]) for row in rows]
+def load(bench: Any, theme: Theme) -> Figure:
+    """One server under growing load, of the run that the bench keeps."""
+    levels = _continuous(bench)
+    names = [str(level["target"]["value"]) for level in levels]
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.6))
-    for axis, key, title, form in (
-        (axes[0], "rows_mean", "rows in a step", "{:.1f}"),
-        (axes[1], "output_tok_s", "output tokens a second", "{:.0f}"),
-        (axes[2], "ttft_ms_p50", "first token after, median (ms)", "{:.0f}"),
-    ):
-        _bars(axis, names, [row[key] for row in rows], theme, "continuous", form)
+    panels: tuple[tuple[str, Callable[[Any], float], str], ...] = (
+        ("rows in a step", lambda one: one["server"]["batch_mean"], "{:.1f}"),
+        ("output tokens a second", lambda one: one["throughput"]["output_tok_s"], "{:.0f}"),
+        (
+            "first token after, median (ms)",
+            lambda one: one["latency"]["ttft_ms"]["median"],
+            "{:.0f}",
+        ),
+    )
+    for axis, (title, value, form) in zip(axes, panels, strict=True):
+        _bars(axis, names, [value(level) for level in levels], theme, "continuous", form)
         axis.set_title(title, loc="left")
         axis.set_xlabel("requests in flight")
     return figure
+
+
+def _continuous(bench: Any) -> list[Any]:
+    return [level for level in bench["levels"] if level["mode"] == "continuous"]
 
 
 def _bars(
@@ -118,6 +125,11 @@ def _bare(axis: Axes) -> None:
     axis.spines["left"].set_visible(False)
 
 
-TUNING: dict[str, Callable[[Any, Theme], Figure]] = {
-    f"tuning-{each.__name__}": each for each in (size, lengths, latency, memory, load)
+BENCH, TUNED = "bench/summary.json", "tuning.json"
+TUNING: dict[str, tuple[str, Callable[[Any, Theme], Figure]]] = {
+    "tuning-size": (TUNED, size),
+    "tuning-lengths": (TUNED, lengths),
+    "tuning-latency": (TUNED, latency),
+    "tuning-memory": (BENCH, memory),
+    "tuning-load": (BENCH, load),
 }
