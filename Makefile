@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := proto server client loadgen tests hatch_build.py
+SOURCES := proto server client loadgen tests examples docs/_site hatch_build.py
 
 # Build environments take the same versions as the environment itself.
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -20,11 +20,11 @@ OWN_RATE = $(filter ramp:% steps:% trace:%,$(ARRIVAL))
 OPEN_FLAGS = $(if $(OWN_RATE),,--rates $(or $(RATES),auto)) $(if $(ARRIVAL),--arrival $(ARRIVAL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto test test-ray check soak chaos bench bench-open bench-search bench-compare serve load \
-	check-deploy sbom format clean
+.PHONY: help setup proto proto-baseline docs test test-ray check soak chaos bench bench-open bench-search bench-compare \
+	serve load check-deploy sbom format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv with everything in it
 
@@ -39,6 +39,13 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py proto/paceline/v1/genera
 proto: $(STAMP)  ## make the protobuf stubs anew
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 
+proto-baseline: $(STAMP)  ## take the contract as it is for released: nothing in it may break from now on
+	$(BIN)/buf build --exclude-source-info -o proto/baseline.binpb
+
+docs: $(STAMP)  ## build the documentation site in site/ (ARGS=serve shows it on 127.0.0.1:8000)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
+
 test: $(STAMP)  ## run the tests (ARGS="tests/client -k retry" narrows them)
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -51,6 +58,7 @@ check: $(STAMP)  ## lint, format, types, contract, then the tests
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against proto/baseline.binpb
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: $(STAMP)  ## half an hour of readers who come, leave and are late: statuses, pages, memory (ARGS="--minutes 5")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
+import grpc
 import pytest
 
 from paceline.client import (
@@ -19,7 +21,7 @@ from paceline.client import (
     Usage,
 )
 from paceline.v1 import generation_pb2 as pb
-from scripted_server import ScriptedServer, answer
+from scripted_server import WAIT_S, ScriptedServer, answer
 
 
 class TestGenerate:
@@ -235,3 +237,59 @@ class TestBatch:
 
         assert isinstance(only, Generation)
         assert only.text == "only"
+
+    async def test_progress_sends_each_alone_and_keeps_order(self, server: ScriptedServer) -> None:
+        """With progress, prompts are calls of their own, few at a time; answers and errors stay in order."""
+        room, met = threading.Semaphore(2), threading.Barrier(2)
+
+        def handler(request: pb.GenerateRequest, context: grpc.ServicerContext) -> object:
+            assert room.acquire(blocking=False), "more than two at a time"
+            met.wait(WAIT_S)  # and no fewer
+            room.release()
+            if not request.generation.text:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "is empty")
+            return answer(request.generation.text)
+
+        server.handlers["Generate"] = handler
+        prompts = ["one", Item("", max_tokens=9), "three", "four"]
+        heard: list[tuple[int, int]] = []
+
+        def progress(done: int, total: int) -> None:
+            heard.append((done, total))
+
+        with Client(server.target) as client:
+            found = client.batch(prompts, progress=progress, in_flight=2, max_tokens=5)
+        async with AsyncClient(server.target) as asynchronous:
+            same = await asynchronous.batch(prompts, progress=progress, in_flight=2)
+
+        assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)] * 2
+        assert {call.request.generation.stopping.max_tokens for call in server.calls[:4]} == {5, 9}
+        for one, bad, three, four in (found, same):
+            assert isinstance(bad, InvalidRequest)
+            assert [getattr(each, "text", "") for each in (one, three, four)] == [
+                *("one", "three", "four")
+            ]
+
+    def test_a_raising_progress_ends_the_batch(self, server: ScriptedServer) -> None:
+        """An error of the callback is the caller's own, and what still ran is cancelled."""
+
+        def handler(request: pb.GenerateRequest, context: grpc.ServicerContext) -> object:
+            if request.generation.text == "slow":
+                gone = threading.Event()
+                context.add_callback(gone.set)
+                assert gone.wait(WAIT_S)
+            return answer()
+
+        def progress(done: int, total: int) -> None:
+            raise KeyError(done)
+
+        server.handlers["Generate"] = handler
+        with Client(server.target) as client, pytest.raises(KeyError):
+            client.batch(["quick", "slow"], progress=progress)
+
+
+def test_a_client_shows_where_it_leads_but_no_token() -> None:
+    """The representation names the address, and that there is a token, not which."""
+    with Client("127.0.0.1:1", token="secret") as client:
+        assert repr(client) == "Client('127.0.0.1:1', plaintext, token)"
+        assert "secret" not in repr(vars(client))

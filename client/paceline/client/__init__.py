@@ -5,6 +5,7 @@ Needs grpcio and protobuf, nothing heavier.
 
 from paceline.client._aio import AsyncClient, AsyncStream
 from paceline.client._connection import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
+from paceline.client._each import Progress
 from paceline.client._sync import Client, Stream
 from paceline.client.errors import (
     Aborted,
@@ -62,6 +63,7 @@ __all__ = [
     "MessageTooLarge",
     "ModelInfo",
     "PacelineError",
+    "Progress",
     "Prompt",
     "QueueFull",
     "ServerError",

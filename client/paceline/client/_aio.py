@@ -14,6 +14,7 @@ import grpc.aio
 
 from paceline.client import _answers, _requests
 from paceline.client._connection import DEFAULT_TARGET, Connection, ConnectionOptions
+from paceline.client._each import IN_FLIGHT, Progress, each_async
 from paceline.client._record import StreamRecord
 from paceline.client._status import from_rpc_error
 from paceline.client.errors import Cancelled, PacelineError
@@ -82,6 +83,9 @@ class AsyncClient:
     ) -> None:
         self._connection = Connection(target=target, **connection)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._connection})"
+
     async def generate(
         self, prompt: Prompt, **options: Unpack[GenerationCallOptions]
     ) -> Generation:
@@ -95,11 +99,27 @@ class AsyncClient:
         return AsyncStream(self._stub.GenerateStream(request, **self._arguments(options)))
 
     async def batch(
-        self, prompts: Iterable[Prompt | Item], **options: Unpack[GenerationCallOptions]
+        self,
+        prompts: Iterable[Prompt | Item],
+        *,
+        progress: Progress | None = None,
+        in_flight: int = IN_FLIGHT,
+        **options: Unpack[GenerationCallOptions],
     ) -> list[Generation | PacelineError]:
-        """Answers in the order of `prompts`; an item that failed gives its error instead of raising it."""
+        """Answers in the order of `prompts`; an item that failed gives its error instead of raising it.
+
+        All go in one message of at most 1,024, unless there is `progress`: then each prompt is a call with a deadline
+        of its own, `in_flight` at a time, and `progress(done, total)` is called after each.
+        """
         request = _requests.batch(prompts, options)
-        return _answers.batch(await self._call(self._stub.GenerateBatch, request, options))
+        if progress is None:
+            return _answers.batch(await self._call(self._stub.GenerateBatch, request, options))
+
+        async def call(one: pb.GenerateRequest) -> pb.GenerateResponse:
+            return await self._call(self._stub.Generate, one, options)
+
+        requests = _requests.apart(request)
+        return _answers.each(await each_async(call, requests, progress, in_flight))
 
     async def tokenize(
         self,

@@ -61,6 +61,16 @@ def batch(message: pb.GenerateBatchResponse) -> list[Generation | PacelineError]
     ]
 
 
+def each(
+    outcomes: Iterable[pb.GenerateResponse | PacelineError],
+) -> list[Generation | PacelineError]:
+    """Answers and errors of calls of their own, in order."""
+    return [
+        outcome if isinstance(outcome, PacelineError) else generation(outcome.result)
+        for outcome in outcomes
+    ]
+
+
 def chunk(message: pb.GenerateStreamResponse) -> Chunk | None:
     """What a stream's message adds to a completion; None for a bare header or summary."""
     finished = message.HasField("finish")

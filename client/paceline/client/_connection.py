@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -50,7 +50,7 @@ class Connection:
 
     target: str | Sequence[str]
     timeout_s: float | None = DEFAULT_TIMEOUT_S
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     tls: bool = False
     ca: str | Path | None = None
     certificate: str | Path | None = None
@@ -58,6 +58,11 @@ class Connection:
     insecure: bool = False
     attempts: int = DEFAULT_ATTEMPTS
     channel_options: Sequence[tuple[str, Any]] = ()
+
+    def __str__(self) -> str:
+        """Where to and how; never the token."""
+        kind = "tls" if self.secure else "plaintext"
+        return f"{self.address!r}, {kind}{', token' if self.token else ''}"
 
     def __post_init__(self) -> None:
         if not 1 <= self.attempts <= 5:

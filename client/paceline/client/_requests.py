@@ -78,6 +78,11 @@ def batch(
     return message
 
 
+def apart(message: pb.GenerateBatchRequest) -> list[pb.GenerateRequest]:
+    """The same prompts, each in a message of its own."""
+    return [pb.GenerateRequest(generation=each) for each in message.generations]
+
+
 def tokenize(
     prompt: str | Sequence[Mapping[str, str]], add_special_tokens: bool, details: bool
 ) -> pb.TokenizeRequest:

@@ -10,6 +10,7 @@ import grpc
 
 from paceline.client import _answers, _requests
 from paceline.client._connection import DEFAULT_TARGET, Connection, ConnectionOptions
+from paceline.client._each import IN_FLIGHT, Progress, each
 from paceline.client._record import StreamRecord
 from paceline.client._status import from_rpc_error
 from paceline.client.errors import PacelineError
@@ -83,6 +84,9 @@ class Client:
             self._channel = grpc.insecure_channel(address, options)
         self._stub = GenerationServiceStub(self._channel)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._connection})"
+
     def generate(self, prompt: Prompt, **options: Unpack[GenerationCallOptions]) -> Generation:
         """The whole answer to `prompt`."""
         request = _requests.generate(prompt, options)
@@ -94,11 +98,26 @@ class Client:
         return Stream(self._stub.GenerateStream(request, **self._arguments(options)))
 
     def batch(
-        self, prompts: Iterable[Prompt | Item], **options: Unpack[GenerationCallOptions]
+        self,
+        prompts: Iterable[Prompt | Item],
+        *,
+        progress: Progress | None = None,
+        in_flight: int = IN_FLIGHT,
+        **options: Unpack[GenerationCallOptions],
     ) -> list[Generation | PacelineError]:
-        """Answers in the order of `prompts`; an item that failed gives its error instead of raising it."""
+        """Answers in the order of `prompts`; an item that failed gives its error instead of raising it.
+
+        All go in one message of at most 1,024, unless there is `progress`: then each prompt is a call with a deadline
+        of its own, `in_flight` at a time, and `progress(done, total)` is called after each.
+        """
         request = _requests.batch(prompts, options)
-        return _answers.batch(self._call(self._stub.GenerateBatch, request, options))
+        if progress is None:
+            return _answers.batch(self._call(self._stub.GenerateBatch, request, options))
+
+        def start(one: pb.GenerateRequest) -> Any:
+            return self._stub.Generate.future(one, **self._arguments(options))
+
+        return _answers.each(each(start, _requests.apart(request), progress, in_flight))
 
     def tokenize(
         self,

@@ -44,6 +44,12 @@ class PacelineError(Exception):
         self.retry_after_s = retry_after_s
         self.violations = violations
 
+    def __repr__(self) -> str:
+        told = f"{type(self).__name__}({str(self)!r}, code={self.code!r}"
+        return told + (
+            ")" if self.retry_after_s is None else f", retry_after_s={self.retry_after_s:g})"
+        )
+
 
 class InvalidRequest(PacelineError):
     """The request itself is wrong, and stays wrong when sent again."""
