@@ -43,7 +43,11 @@ SETTLE_S = 5.0  # after a change and before the end, not counted
 @contextlib.contextmanager
 def on_ray(haproxy: bool) -> Iterator[str]:
     """The target of what is deployed on a Ray of its own."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_ENABLE_HA_PROXY": str(int(haproxy))}
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": str(int(haproxy)),
+        "RAY_worker_niceness": "0",  # as a server of ours; Ray's default is 15
+    }
     import ray
     from ray import serve
     from ray.serve.config import gRPCOptions

@@ -90,7 +90,8 @@ def test_errors_keep_their_details(client: Client) -> None:
 def test_work_stops_when_the_caller_leaves(client: Client) -> None:
     """A cancelled stream, and a call whose deadline passed, free their rows."""
     with client.stream("x", max_tokens=3000) as stream:
-        next(iter(stream))
+        chunks = iter(stream)
+        next(chunks)
         assert client.load().running
     while client.load().running:
         pass
