@@ -17,6 +17,7 @@ from paceline.client import (
     Generation,
     InvalidRequest,
     Item,
+    Prompt,
     Timings,
     Usage,
 )
@@ -251,7 +252,7 @@ class TestBatch:
             return answer(request.generation.text)
 
         server.handlers["Generate"] = handler
-        prompts = ["one", Item("", max_tokens=9), "three", "four"]
+        prompts: list[Prompt | Item] = ["one", Item("", max_tokens=9), "three", "four"]
         heard: list[tuple[int, int]] = []
 
         def progress(done: int, total: int) -> None:
