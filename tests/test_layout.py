@@ -20,6 +20,7 @@ PORTIONS = ("proto", "server", "client", "loadgen")
 PURE = {
     f"paceline.server.{name}"
     for name in (
+        "bare_step",
         "bounds",
         "caller",
         "counters",
