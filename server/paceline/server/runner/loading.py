@@ -106,7 +106,7 @@ def _load_real(
     if attention is not None:
         arguments["attn_implementation"] = attention
     if shards > 1:
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         arguments["distributed_config"] = DistributedConfig(tp_size=shards)
     elif device.type != "cpu":
@@ -127,12 +127,15 @@ def _load_real(
 
 def read_config(source: Source, trust: bool) -> PreTrainedConfig:
     """What to refuse a model by before gigabytes are read. SetupError if it cannot be had, or is of no known family."""
+    found: PreTrainedConfig
     with _one_line_errors(source):
         if source.gguf is not None:
-            return AutoConfig.from_pretrained(source.location, gguf_file=source.gguf.name)
+            found = AutoConfig.from_pretrained(source.location, gguf_file=source.gguf.name)
+            return found
         settings, _ = PreTrainedConfig.get_config_dict(source.location)
         check_family(settings.get("model_type"))
-        return AutoConfig.from_pretrained(source.location, trust_remote_code=trust)
+        found = AutoConfig.from_pretrained(source.location, trust_remote_code=trust)
+        return found
 
 
 def _make_dummy(
