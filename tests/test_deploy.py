@@ -41,7 +41,8 @@ def exposed() -> list[Any]:
         async with serving(Tokenizer(byte_level_tokenizer()), metrics_port=0) as served:
             await served.stub.Generate(pb.GenerateRequest(generation=generation()))
             url = f"http://127.0.0.1:{served.app.metrics_port}/metrics"
-            return (await asyncio.to_thread(urlopen, url)).read().decode()
+            body: bytes = (await asyncio.to_thread(urlopen, url)).read()
+            return body.decode()
 
     return list(text_string_to_metric_families(asyncio.run(scrape())))
 
