@@ -128,6 +128,7 @@ def ask(address: str, path: str, **arguments: str) -> Any:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
 def test_a_real_prometheus_answers_the_dashboard(tmp_path: Path) -> None:
