@@ -41,8 +41,8 @@ def exposed() -> list[Any]:
         async with serving(Tokenizer(byte_level_tokenizer()), metrics_port=0) as served:
             await served.stub.Generate(pb.GenerateRequest(generation=generation()))
             url = f"http://127.0.0.1:{served.app.metrics_port}/metrics"
-            text: bytes = (await asyncio.to_thread(urlopen, url)).read()
-            return text.decode()
+            body: bytes = (await asyncio.to_thread(urlopen, url)).read()
+            return body.decode()
 
     return list(text_string_to_metric_families(asyncio.run(scrape())))
 
@@ -128,6 +128,7 @@ def ask(address: str, path: str, **arguments: str) -> Any:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
 def test_a_real_prometheus_answers_the_dashboard(tmp_path: Path) -> None:
