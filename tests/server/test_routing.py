@@ -32,7 +32,7 @@ def known(sent: list[list[int]], prompt: list[int]) -> int:
 
 
 class TestRouter:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(events)
     def test_the_longest_beginning_within_the_slack(
         self, happenings: list[tuple[list[int], dict[int, int], bool]]
@@ -55,7 +55,7 @@ class TestRouter:
                 router.forget(chosen)
                 sent[chosen] = []
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(st.lists(st.lists(st.integers(0, 3), max_size=40), max_size=30))
     def test_what_is_remembered_is_bounded(self, sent: list[list[int]]) -> None:
         """However much was sent; and the latest prompt is known as far as there is room, from its beginning on."""
