@@ -14,7 +14,7 @@ from .config import ServeConfig
 from .listener import Listener
 from .rpc import Observer
 
-Metadata = Sequence[tuple[str, str | bytes]]
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def _configured(flags: list[str]) -> ServeConfig:
 
 
 def _call(context: RayServegRPCContext) -> LocalCall:
-    return LocalCall(context.invocation_metadata(), context.peer())
+    return LocalCall(tuple(context.invocation_metadata()), context.peer())
 
 
 def _set_status(context: RayServegRPCContext, end: Ended) -> None:
