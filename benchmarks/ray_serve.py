@@ -57,7 +57,8 @@ def on_ray(haproxy: bool) -> Iterator[str]:
     # One for each replica: so many workers are started beforehand.
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        serve.start(grpc_options=gRPCOptions(port=PORT, grpc_servicer_functions=SERVICERS))
+        offered = gRPCOptions(port=PORT, grpc_servicer_functions=SERVICERS)
+        serve.start(http_options={"port": PORT + 1}, grpc_options=offered)
         yield f"127.0.0.1:{PORT}"
     finally:
         serve.shutdown()

@@ -91,7 +91,7 @@ def _streaming(service: str, name: str) -> Callable[..., Any]:
 class Paceline:
     """A replica. Its methods have the names of the calls that Serve's proxy hands it."""
 
-    async def __init__(self, flags: list[str]) -> None:
+    async def __init__(self, flags: list[str]) -> None:  # type: ignore[misc]  # Serve awaits it
         config = _configured(flags)
         self.server = LocalServer()
         listener = functools.partial(LocalListener, self.server)
