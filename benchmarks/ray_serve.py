@@ -37,7 +37,7 @@ MOCK = ["--mock", "--mock-tokens-per-s", "20", "--max-batch-size", str(ROWS)]
 WORKLOAD = "fixed:32:32"
 PORT = 50151
 REPLICA = "ray::ServeReplica"
-SETTLE_S = 5.0  # after a change and before the end, not counted
+SETTLE_S = 1.0  # after a change and before the end, not counted
 
 
 @contextlib.contextmanager
@@ -57,7 +57,8 @@ def on_ray(haproxy: bool) -> Iterator[str]:
     # One for each replica: so many workers are started beforehand.
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        serve.start(grpc_options=gRPCOptions(port=PORT, grpc_servicer_functions=SERVICERS))
+        offered = gRPCOptions(port=PORT, grpc_servicer_functions=SERVICERS)
+        serve.start(http_options={"port": PORT + 1}, grpc_options=offered)
         yield f"127.0.0.1:{PORT}"
     finally:
         serve.shutdown()
@@ -153,7 +154,7 @@ def over_time(target: str, options: argparse.Namespace, change: Any) -> dict[str
         "change_after_s": round(before - begun, 1),
         "settled_after_s": round(after - begun, 1),
         "tokens_per_s_before": rate(every, begun + 2, before),
-        "tokens_per_s_after": rate(every, after + SETTLE_S, ended - 1),
+        "tokens_per_s_after": rate(every, after + SETTLE_S, ended - SETTLE_S),
         "tokens_each_s": [rate(every, begun + s, begun + s + 1) for s in range(options.seconds)],
     }
 
@@ -166,7 +167,7 @@ def rate(requests: list[dict[str, Any]], begin: float, end: float) -> float:
         for wait_us, count in zip(each["stamps_us"], each["tokens"], strict=True):
             at += wait_us / 1e6
             tokens += count if begin <= at < end else 0
-    return round(tokens / (end - begin), 1)
+    return round(tokens / (end - begin), 1) if end > begin else 0.0
 
 
 def kill(begun: float) -> tuple[float, float]:
@@ -219,7 +220,7 @@ def of(what: str, target: str, many: list[str], options: argparse.Namespace) -> 
             return over_time(target, options, kill)
         case _:
             auto = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": ROWS}
-            auto |= {"upscale_delay_s": 5, "look_back_period_s": 5}
+            auto |= {"upscale_delay_s": 5, "look_back_period_s": 5, "metrics_interval_s": 2}
             deploy(options.flags or MOCK, autoscaling_config=auto)
             return over_time(target, options, scale)
 

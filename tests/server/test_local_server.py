@@ -103,5 +103,5 @@ async def test_tokens_protect_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
             with pytest.raises(Ended) as refused:
                 await server.unary(f"{SERVICE}/{method}", pb.GetLoadRequest(), call())
             assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
-        shown = call([("authorization", "Bearer secret")])
+        shown = call((("authorization", "Bearer secret"),))
         assert not (await server.unary(f"{SERVICE}/GetLoad", pb.GetLoadRequest(), shown)).running

@@ -35,12 +35,16 @@ def target() -> Iterator[str]:
 
     from paceline.server.ray_serve import SERVICERS, deployment
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as free,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        port, http = free.getsockname()[1], {"host": "127.0.0.1", "port": other.getsockname()[1]}
     flags = ["--mock", "--mock-tokens-per-s", "100", "--max-batch-size", str(ROWS)]
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        serve.start(grpc_options=gRPCOptions(port=port, grpc_servicer_functions=SERVICERS))
+        offered = gRPCOptions(port=port, grpc_servicer_functions=SERVICERS)
+        serve.start(http_options=http, grpc_options=offered)
         serve.run(deployment(flags).options(graceful_shutdown_timeout_s=1).bind(flags))
         yield f"127.0.0.1:{port}"
     finally:

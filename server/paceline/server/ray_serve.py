@@ -31,7 +31,7 @@ SERVICERS = [
     "paceline.v1.generation_pb2_grpc.add_GenerationServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
-_FOREIGN = ("tls_cert", "tls_key", "tls_client_ca", "frontends", "http_port")
+_FOREIGN = ("tls_cert", "tls_key", "tls_client_ca", "frontends")
 _RETRIED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -91,7 +91,7 @@ def _streaming(service: str, name: str) -> Callable[..., Any]:
 class Paceline:
     """A replica. Its methods have the names of the calls that Serve's proxy hands it."""
 
-    async def __init__(self, flags: list[str]) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(self, flags: list[str]) -> None:  # type: ignore[misc]  # Serve awaits it
         config = _configured(flags)
         self.server = LocalServer()
         listener = functools.partial(LocalListener, self.server)
@@ -131,10 +131,7 @@ class Paceline:
 
 def _configured(flags: list[str]) -> ServeConfig:
     # No metrics port unless asked for: two replicas of a machine cannot have the same one.
-    # The playground asks by a socket of the port that is Serve's.
-    config = read(["--port", "0", "--metrics-port", "none", "--no-playground", *flags])
-    if config.replicas > 1:
-        raise SetupError("--replicas has no effect on Ray Serve: set its num_replicas")
+    config = read(["--port", "0", "--metrics-port", "none", *flags])
     for name in _FOREIGN:
         if getattr(config, name):
             flag = name.replace("_", "-")
@@ -143,7 +140,7 @@ def _configured(flags: list[str]) -> ServeConfig:
 
 
 def _call(context: RayServegRPCContext) -> LocalCall:
-    return LocalCall(context.invocation_metadata(), context.peer())
+    return LocalCall(tuple(context.invocation_metadata()), context.peer())
 
 
 def _set_status(context: RayServegRPCContext, end: Ended) -> None:
