@@ -69,7 +69,7 @@ def asked(prompt: list[int], max_tokens: int, **fields: Any) -> pb.Generation:
     )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_two_ranks_serve_one_model(server: Server, model: tuple[Path, PreTrainedModel]) -> None:
     """Both compute what `generate()` says, preempted or not; killed, they come back together; told to, they leave."""
     (front,) = server.connect_each()
