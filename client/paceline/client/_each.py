@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 from paceline.client._status import from_rpc_error
-from paceline.client.errors import PacelineError
+from paceline.client.errors import Cancelled, PacelineError
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -89,3 +89,5 @@ def _outcome(call: Any) -> Any:
         return call.result()
     except grpc.RpcError as error:
         return from_rpc_error(error)
+    except grpc.FutureCancelledError:  # the client was closed meanwhile
+        return Cancelled("the client is closed")

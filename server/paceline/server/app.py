@@ -73,15 +73,24 @@ class App:
         security.check(config)
         listen.check_free(config.host, config.port, "--port")
         self._console.open()
-        if security.no_playground(config) is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="paceline-"))  # lets in its owner alone
-        private = None if self._folder is None else self._folder / "page"
+        private = self._private_socket()
         self.port, self.http_port = await self._listener.bind(
             config.port, config.http_port, private=private
         )
         if private is not None:
             self._playground = Playground(private)
             self._console.stage.open(self._playground)
+
+    def _private_socket(self) -> Path | None:
+        """Where the playground reaches our own service."""
+        if security.no_playground(self._config) is not None:
+            return None
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="paceline-"))  # lets in its owner alone
+        except OSError as exc:
+            logger.warning("no playground: %s", exc)
+            return None
+        return self._folder / "page"
 
     async def load(self) -> None:
         """Loads the model and warms it up, then serves. SetupError if it cannot be loaded."""

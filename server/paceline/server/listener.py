@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from .tls import files_of
 
 if TYPE_CHECKING:  # of an extra that may not be installed
     from .openai_api.ports import HttpPort
+
+logger = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -66,6 +69,7 @@ class Listener:
         self._service = GenerationService(observer, self._tracing)
         self._health = health.aio.HealthServicer()
         self._healthy = False
+        self._left = False
         self._server: grpc.aio.Server | None = None
         self._http: HttpPort | None = None
 
@@ -96,10 +100,13 @@ class Listener:
         await self.not_serving()
         try:
             bound = self._add_port(server, listen.target(config.host, port))
-            if private is not None:
-                server.add_insecure_port(f"unix:{private}")
         except RuntimeError as exc:
             raise listen.cannot_listen(config.host, port, "--port", OSError(exc)) from exc
+        if private is not None:
+            try:
+                server.add_insecure_port(f"unix:{private}")
+            except RuntimeError as exc:  # its name is too long, for one
+                logger.warning("the playground will not answer: %s", exc)
         await server.start()
         if http_port is None:
             return bound, None
@@ -124,7 +131,7 @@ class Listener:
 
     async def leave(self) -> None:
         """Health says NOT_SERVING for good. Idempotent."""
-        self._healthy = False
+        self._left, self._healthy = True, False
         await self._health.enter_graceful_shutdown()
 
     async def answered(self, timeout_s: float) -> bool:
@@ -172,7 +179,7 @@ class Listener:
         return server.add_secure_port(address, server_credentials(files))
 
     async def _set_health(self, status: Any) -> None:
-        self._healthy = status == SERVING
+        self._healthy = status == SERVING and not self._left
         for service in ("", SERVICE):
             await self._health.set(service, status)
 

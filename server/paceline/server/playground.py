@@ -31,7 +31,9 @@ class Playground:
         self._tasks: dict[Play, asyncio.Task[None]] = {}
 
     def begin(self, play: Play) -> None:
-        self._tasks[play] = asyncio.create_task(self._answer(play))
+        task = self._tasks[play] = asyncio.create_task(self._answer(play))
+        # Not in the task itself: one that is cancelled before it began never runs.
+        task.add_done_callback(lambda _: self._end(play))
 
     def cancel(self, play: Play) -> None:
         task = self._tasks.get(play)
@@ -47,20 +49,22 @@ class Playground:
         if self._channel is not None:
             await self._channel.close()
 
+    def _end(self, play: Play) -> None:
+        del self._tasks[play]
+        play.put(b"")
+
     async def _answer(self, play: Play) -> None:
         try:
             async for message in self._messages(play):
                 play.put(_line(message))
-        except (json_format.ParseError, UnicodeDecodeError, RecursionError) as exc:
-            play.put(failure("INVALID_ARGUMENT", str(exc)))
+        except (json_format.ParseError, UnicodeDecodeError, RecursionError):
+            play.put(failure("INVALID_ARGUMENT", "this is no GenerateStreamRequest in JSON"))
         except grpc.aio.AioRpcError as exc:
             play.put(failure(exc.code().name, exc.details() or "", _violations(exc)))
-        finally:
-            del self._tasks[play]
-            play.put(b"")
 
     async def _messages(self, play: Play) -> AsyncIterator[pb.GenerateStreamResponse]:
-        request = json_format.Parse(play.body, pb.GenerateStreamRequest())
+        # Of a large body not at once, and nobody has looked at its token yet.
+        request = await asyncio.to_thread(json_format.Parse, play.body, pb.GenerateStreamRequest())
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self._address, _OPTIONS)
         stub: Any = rpc.GenerationServiceStub(self._channel)

@@ -130,10 +130,15 @@ class Paceline:
 
 
 def _configured(flags: list[str]) -> ServeConfig:
-    # No metrics port unless asked for: two replicas of a machine cannot have the same one.
-    config = read(["--port", "0", "--metrics-port", "none", *flags])
+    # No metrics port unless asked for: two replicas of a machine cannot have the same one. The playground asks by a
+    # socket of the port that is Serve's.
+    config = read(["--port", "0", "--metrics-port", "none", *flags, "--no-playground"])
+    if config.http_port is not None:
+        raise SetupError("--http-port has no effect on Ray Serve")
+    if config.replicas > 1:
+        raise SetupError("--replicas has no effect on Ray Serve: set its num_replicas")
     for name in _FOREIGN:
-        if getattr(config, name):
+        if getattr(config, name) not in (None, 0):
             flag = name.replace("_", "-")
             raise SetupError(f"--{flag} has no effect on Ray Serve, whose proxy holds the port")
     return config

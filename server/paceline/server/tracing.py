@@ -170,7 +170,8 @@ def _asked(job: Job) -> Attributes:
         "gen_ai.request.top_p": sampling.top_p,
         "gen_ai.request.presence_penalty": sampling.presence_penalty,
         "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
-        "gen_ai.request.seed": sampling.seed,
+        # OTLP's integers have 64 bits with a sign.
+        "gen_ai.request.seed": sampling.seed if sampling.seed < 2**63 else str(sampling.seed),
     }
 
 
