@@ -125,6 +125,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [1.5]}, "prompt"),
     ({"prompt": "x" * 5000}, "prompt"),
     ({"prompt": ["a", "b"], "stream": True}, "prompt"),
+    ({"prompt": ["a"] * 1024, "guided_regex": "x" * 4097}, "prompt"),
     ({"echo": True, "logprobs": 1, "stream": True}, "echo"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"guided_regex": "("}, "guided_regex"),
