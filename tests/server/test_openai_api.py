@@ -131,6 +131,17 @@ async def test_other_errors_are_the_clients_own(door: tuple[Served, AsyncOpenAI]
     assert ended.value.status_code == 504
 
 
+async def test_only_this_machines_names_are_answered(door: tuple[Served, AsyncOpenAI]) -> None:
+    """A page whose site's name points to this machine gets nothing, health included."""
+    _, client = door
+    http, root = client._client, str(client.base_url).removesuffix("v1/")
+    for path in ("v1/models", "health", "nothing"):
+        answer = await http.get(root + path, headers={"host": "evil.example:8000"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (421, None)
+    for name in ("localhost", "LOCALHOST:1", "127.0.0.1:9", "[::1]:8000"):
+        assert (await http.get(f"{root}health", headers={"host": name})).status_code == 200
+
+
 async def test_a_full_queue_is_429_and_a_draining_server_503(tokenizer: Tokenizer) -> None:
     """Both say when to come back; health tells which; what runs is finished."""
     gate = Gate(steps=1)
