@@ -20,6 +20,9 @@ from paceline.server.mock import MockRunner
 from paceline.server.tokenizer import Tokenizer
 from paceline.v1 import generation_pb2 as pb
 
+JSON = {"content-type": "application/json"}
+SECRET = {"authorization": "Bearer secret"}
+
 
 @pytest.fixture
 async def door(tokenizer: Tokenizer) -> AsyncIterator[tuple[Served, AsyncOpenAI]]:
@@ -117,11 +120,10 @@ async def test_other_errors_are_the_clients_own(door: tuple[Served, AsyncOpenAI]
     url = f"{client.base_url}completions"
     assert (await http.get(url)).status_code == 405
     assert (await http.post(url, content=b'{"prompt": "a"}')).status_code == 415
-    json_type = {"content-type": "application/json"}
     for body in (b"{", b"[]", b'{"temperature": NaN}', b"\xff", b'{"prompt": "\\ud800"}'):
-        answer = await http.post(url, content=body, headers=json_type)
+        answer = await http.post(url, content=body, headers=JSON)
         assert (answer.status_code, answer.json()["error"]["param"]) in ((400, "body"), (400, None))
-    answer = await http.post(url, content=b" " * (4 << 20) + b"{}", headers=json_type)
+    answer = await http.post(url, content=b" " * (4 << 20) + b"{}", headers=JSON)
     assert answer.status_code == 413
     late = {"X-Request-Timeout": "0.001"}
     with pytest.raises(openai.InternalServerError) as ended:
@@ -250,6 +252,10 @@ async def test_tokens_are_those_of_grpc(tokenizer: Tokenizer, tmp_path: Path) ->
         with pytest.raises(openai.RateLimitError) as limited:
             await alice.completions.create(model="mock", prompt="a")
         assert int(limited.value.response.headers["retry-after"]) > 900
+        unread = await alice._client.post(
+            f"{alice.base_url}completions", content=b"{", headers=JSON | SECRET
+        )
+        assert unread.status_code == 429
 
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,7 @@ async def test_constraints(door: tuple[Served, AsyncOpenAI]) -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"best_of": 3}, "best_of"),
+    ({"user": "x" * 70_000, "best_of": 3}, "best_of"),
     ({"suffix": "!"}, "suffix"),
     ({"temperature": "warm"}, "temperature"),
     ({"temperature": 1000}, "temperature"),
@@ -121,6 +122,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["x", ""]}, "stop[1]"),
     ({"prompt": ""}, "prompt"),
     ({"prompt": []}, "prompt"),
+    ({"prompt": [[]] * 1025}, "prompt"),
     ({"prompt": [99999]}, "prompt[0]"),
     ({"prompt": [1.5]}, "prompt"),
     ({"prompt": "x" * 5000}, "prompt"),

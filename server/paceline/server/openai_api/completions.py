@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -32,6 +32,7 @@ from .faults import UnknownModel, error_body, failure
 from .fields import ChatFields, CompletionFields, read_fields
 
 _ID = "x-request-id"
+_MUCH_BYTES = 64 * 1024  # of a body that takes a while to look at
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -58,10 +59,11 @@ class Completions:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 with refusals(request, self._answered):
+                    admit = stack.enter_context(_allowed())
                     context = HttpContext(request)
                     asked = await self._read(request, context)
                     names = asked.names
-                    stack.enter_context(_allowed(asked))
+                    admit(asked.completions)
                 work = (
                     self._stream(asked, context, send)
                     if asked.stream
@@ -77,10 +79,11 @@ class Completions:
         """What is asked for. Raises before anything of it is done: UnknownModel, Unavailable while that loads."""
         body = await read_json(request)
         request_id = request.headers.get(_ID, "")
-        if self._chat:
-            asked = ask_chat(read_fields(ChatFields, body), request_id)
+        ask = _ask_chat if self._chat else _ask_completion
+        if len(body) > _MUCH_BYTES:  # others' streams go on
+            asked = await asyncio.to_thread(ask, body, request_id)
         else:
-            asked = ask_completion(read_fields(CompletionFields, body), request_id)
+            asked = ask(body, request_id)
         info = await self._service.GetModelInfo(pb.GetModelInfoRequest(), context)
         if asked.model is not None and asked.model != info.name:
             raise UnknownModel(asked.model, info.name)
@@ -139,16 +142,35 @@ def _part(body: bytes, *, more: bool = True) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
+def _ask_chat(body: bytes, request_id: str) -> Asked:
+    return ask_chat(read_fields(ChatFields, body), request_id)
+
+
+def _ask_completion(body: bytes, request_id: str) -> Asked:
+    return ask_completion(read_fields(CompletionFields, body), request_id)
+
+
 @contextlib.contextmanager
-def _allowed(asked: Asked) -> Iterator[None]:
-    """The caller's limits, while this runs: InvalidRequest or LimitReached where they do not allow it."""
+def _allowed() -> Iterator[Callable[[int], None]]:
+    """The caller's limits, while this runs: LimitReached where they do not allow one completion more.
+
+    Gives what to call with the number of completions, once it is known: InvalidRequest or LimitReached, too.
+    """
     who = caller.current.get()
     if who is None:
-        yield
+        yield lambda amount: None
         return
-    amount = asked.completions
-    who.enter(amount, time.monotonic(), "generation.sampling.n")
+    running = 0
+
+    def enter(amount: int) -> None:
+        nonlocal running
+        who.quota.undo(running)
+        running = 0
+        who.enter(amount, time.monotonic(), "generation.sampling.n")
+        running = amount
+
+    enter(1)  # before a body is read, whose faults count as a request
     try:
-        yield
+        yield enter
     finally:
-        who.quota.leave(amount)
+        who.quota.leave(running)

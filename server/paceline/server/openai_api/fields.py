@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import from_json
 
 from ..errors import InvalidRequest, Violation
-from ..validation import MAX_LOGIT_BIAS
+from ..validation import MAX_BATCH_ITEMS, MAX_CHAT_MESSAGES, MAX_LOGIT_BIAS
 
 # Labels for whoever keeps accounts: no answer would be another without them.
 _LABELS = ("metadata", "prompt_cache_key", "safety_identifier", "user")
@@ -52,8 +52,9 @@ _MAX_FIELDS = 200  # far more than any object here has
 _MAX_REASONS = 16
 
 Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
-# The first bad item of a list says it all; there may be millions.
-Texts = Annotated[list[str], Field(fail_fast=True)]
+# The first bad item of a list says it all, and so does the first too many; there may be millions.
+_FEW = Field(fail_fast=True, max_length=MAX_BATCH_ITEMS)
+Texts = Annotated[list[str], _FEW]
 Ids = Annotated[list[Uint32], Field(fail_fast=True)]
 Schema = dict[str, Any] | str | bool
 T = TypeVar("T", bound="Common")
@@ -143,7 +144,7 @@ class Common(_Strict):
 class CompletionFields(Common):
     """The body of /v1/completions."""
 
-    prompt: str | Texts | Ids | Annotated[list[Ids], Field(fail_fast=True)]
+    prompt: str | Texts | Ids | Annotated[list[Ids], _FEW]
     echo: bool | None = None
     logprobs: Uint32 | None = None
 
@@ -155,13 +156,13 @@ class TextPart(_Strict):
 
 class Message(_Strict):
     role: str
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    content: str | Annotated[list[TextPart], _FEW]
 
 
 class ChatFields(Common):
     """The body of /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(fail_fast=True)]
+    messages: Annotated[list[Message], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)]
     max_completion_tokens: Uint32 | None = None
     logprobs: bool | None = None
     top_logprobs: Uint32 | None = None
