@@ -17,10 +17,13 @@ from openai_serving import HELLO, client_of, saying_abc
 from paceline.server import http_extra
 from paceline.server.errors import SetupError, Unavailable
 from paceline.server.mock import MockRunner
+from paceline.server.openai_api import silence
 from paceline.server.tokenizer import Tokenizer
 from paceline.v1 import generation_pb2 as pb
 
 JSON = {"content-type": "application/json"}
+WHOLE = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+UNREAD = b"POST /v1/models HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nabc"
 SECRET = {"authorization": "Bearer secret"}
 
 
@@ -142,6 +145,27 @@ async def test_only_this_machines_names_are_answered(door: tuple[Served, AsyncOp
         assert (answer.status_code, answer.json()["error"]["code"]) == (421, None)
     for name in ("localhost", "LOCALHOST:1", "127.0.0.1:9", "[::1]:8000"):
         assert (await http.get(f"{root}health", headers={"host": name})).status_code == 200
+
+
+async def test_who_asks_nothing_is_let_go(
+    door: tuple[Served, AsyncOpenAI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a request, in its head, after an answer, and in a body that nobody reads."""
+    monkeypatch.setattr(silence, "_HEAD_S", 1)
+    served, _ = door
+
+    async def answer_to(said: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.app.http_port)
+        writer.write(said)
+        async with asyncio.timeout(60):
+            told = await reader.read()
+        writer.close()
+        return told.partition(b"\r\n")[0]
+
+    said = (b"", b"GET /health HT", WHOLE, WHOLE + b"GET /", UNREAD)
+    told = await asyncio.gather(*map(answer_to, said))
+    ok = b"HTTP/1.1 200 OK"
+    assert told == [b"", b"", ok, ok, b"HTTP/1.1 405 Method Not Allowed"]
 
 
 async def test_a_full_queue_is_429_and_a_draining_server_503(tokenizer: Tokenizer) -> None:

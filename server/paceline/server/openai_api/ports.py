@@ -17,8 +17,10 @@ from ..config import ServeConfig
 from ..errors import SetupError
 from ..reloaded import Reloaded
 from ..tls import TlsFiles, files_of, read
+from .silence import PatientProtocol
 
 _FLAG = "--http-port"
+_MAX_CONNECTIONS = 4096  # as many as gRPC has streams of a connection; above it requests are 503
 _LAST_WORDS_S = 1  # for answers that end while the port closes
 
 
@@ -30,7 +32,8 @@ class HttpPort:
         self._server = _Server(
             uvicorn.Config(
                 application,
-                http="h11",  # has a bound for headers
+                http=PatientProtocol,  # h11, which has a bound for headers
+                limit_concurrency=_MAX_CONNECTIONS,
                 ws="none",
                 lifespan="off",
                 log_config=None,
