@@ -101,6 +101,11 @@ async def test_log_probabilities(door: tuple[Served, AsyncOpenAI]) -> None:
     assert found.text_offset == [0, 1, 2, 3]
     assert found.token_logprobs == [None, -0.5, -0.5, -0.5]
     assert found.top_logprobs is not None and len(found.top_logprobs[3]) == 3
+    several = await client.completions.create(
+        model="mock", prompt=["xy", "zy"], echo=True, logprobs=0, max_tokens=1
+    )
+    for choice, text in zip(several.choices, ("xya", "zya"), strict=True):
+        assert choice.logprobs is not None and "".join(choice.logprobs.tokens or ()) == text
     new = await client.chat.completions.create(
         model="mock", messages=HELLO, logprobs=True, top_logprobs=2, max_tokens=1
     )

@@ -91,13 +91,17 @@ class Completions:
 
     async def _whole(self, asked: Asked, context: HttpContext) -> ASGIApp:
         results = await self._results(asked, context)
-        first = ""
-        if results[0].prompt_logprobs:
-            ids = results[0].completions[0].token_ids[:1]
-            question = pb.DetokenizeRequest(token_ids=ids, skip_special_tokens=False)
-            first = (await self._service.Detokenize(question, context)).text
-        body = whole_answer(asked, results, first)
+        firsts = [await self._first(result, context) for result in results]
+        body = whole_answer(asked, results, firsts)
         return Response(body, 200, {_ID: results[0].request_id}, "application/json")
+
+    async def _first(self, result: pb.GenerationResult, context: HttpContext) -> str:
+        """The text of the prompt's first token, where the prompt has log-probabilities."""
+        if not result.prompt_logprobs:
+            return ""
+        ids = result.completions[0].token_ids[:1]
+        question = pb.DetokenizeRequest(token_ids=ids, skip_special_tokens=False)
+        return (await self._service.Detokenize(question, context)).text
 
     async def _results(self, asked: Asked, context: HttpContext) -> list[pb.GenerationResult]:
         """One for each generation, or the error of the first that fails; the others are then cancelled."""
