@@ -17,7 +17,7 @@ from openai_serving import HELLO, client_of, saying_abc
 from paceline.server import http_extra
 from paceline.server.errors import SetupError, Unavailable
 from paceline.server.mock import MockRunner
-from paceline.server.openai_api import silence
+from paceline.server.openai_api import connection, silence
 from paceline.server.tokenizer import Tokenizer
 from paceline.v1 import generation_pb2 as pb
 
@@ -230,6 +230,36 @@ async def test_a_client_that_leaves_ends_its_request(tokenizer: Tokenizer, strea
         gate.open()
         load = await served.idle()
         assert load.output_tokens < 2000
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_reads_nothing_ends_its_request(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """As one that left: the server waits for it no longer than for a bound."""
+    monkeypatch.setattr(connection, "_SEND_S", 0.05)
+    sent, full, never = [], asyncio.Event(), asyncio.Event()
+
+    async def receive() -> Any:
+        if full.is_set():
+            await never.wait()
+        full.set()
+        return {"type": "http.request", "body": b'{"prompt": "a", %b}' % wanted}
+
+    async def send(message: Any) -> None:
+        if sent:
+            await never.wait()
+        sent.append(message)
+
+    wanted = b'"max_tokens": 2000, "stream": true' if stream else b'"max_tokens": 1'
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    async with serving(tokenizer, http_port=0) as served, asyncio.timeout(60):
+        door = served.app._listener._http
+        assert door is not None
+        await door._server.config.app(scope, receive, send)  # type: ignore[operator, arg-type]
+        load = await served.idle()
+    assert len(sent) == 1 and load.output_tokens < 2000
 
 
 async def test_an_error_in_a_stream_is_an_event(

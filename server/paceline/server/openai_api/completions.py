@@ -24,6 +24,7 @@ from .connection import (
     Answered,
     ClientGone,
     HttpContext,
+    patient,
     read_json,
     refusals,
     while_connected,
@@ -48,7 +49,7 @@ class Completions:
         self._chat = chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        request, send = Request(scope, receive), patient(send)
         with self._calls, contextlib.suppress(ClientGone, ClientDisconnect):
             end = await self._answer(request, send)
             await end(scope, receive, send)
@@ -132,6 +133,8 @@ class Completions:
                 async for message in messages:
                     for event in events.piece(message):
                         await send(_part(event))
+            except ClientGone:
+                raise
             except Exception as exc:
                 error = error_body(public_error(exc), asked.names)
                 await send(_part(b"data: %b\n\n" % error))
