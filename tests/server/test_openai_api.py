@@ -117,8 +117,8 @@ async def test_log_probabilities(door: tuple[Served, AsyncOpenAI]) -> None:
 
 
 async def test_other_errors_are_the_clients_own(door: tuple[Served, AsyncOpenAI]) -> None:
-    """A model, a path or a method that is not there, no JSON, a type of body, a deadline, too much of it."""
-    _, client = door
+    """A model, a path or a method that is not there, no JSON, a type of body, a deadline, too much of it; all count."""
+    served, client = door
     with pytest.raises(openai.NotFoundError) as caught:
         await client.completions.create(model="gpt-5", prompt="a")
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
@@ -139,6 +139,7 @@ async def test_other_errors_are_the_clients_own(door: tuple[Served, AsyncOpenAI]
             model="mock", prompt="a", max_tokens=2000, extra_headers=late
         )
     assert ended.value.status_code == 504
+    assert served.app._console.metrics.tally.refused == {"invalid": 10}
 
 
 async def test_only_this_machines_names_are_answered(door: tuple[Served, AsyncOpenAI]) -> None:

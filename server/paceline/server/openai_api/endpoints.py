@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -98,6 +99,9 @@ class Endpoints:
     async def _lost(self, request: Request, exc: Exception) -> Response:
         """No such path, or not by this method."""
         assert isinstance(exc, HTTPException)
-        response = failure(HttpFault(exc.status_code, exc.detail))
+        fault = HttpFault(exc.status_code, exc.detail)
+        with contextlib.suppress(HttpFault), refusals(request, self._answered):
+            raise fault
+        response = failure(fault)
         response.headers.update(exc.headers or {})
         return response
