@@ -239,7 +239,8 @@ async def test_a_client_that_reads_nothing_ends_its_request(
 ) -> None:
     """As one that left: the server waits for it no longer than for a bound."""
     monkeypatch.setattr(connection, "_SEND_S", 0.05)
-    sent, full, never = [], asyncio.Event(), asyncio.Event()
+    sent: list[Any] = []
+    full, never = asyncio.Event(), asyncio.Event()
 
     async def receive() -> Any:
         if full.is_set():
@@ -258,7 +259,8 @@ async def test_a_client_that_reads_nothing_ends_its_request(
     async with serving(tokenizer, http_port=0) as served, asyncio.timeout(60):
         door = served.app._listener._http
         assert door is not None
-        await door._server.config.app(scope, receive, send)  # type: ignore[operator, arg-type]
+        application: Any = door._server.config.app
+        await application(scope, receive, send)
         load = await served.idle()
     assert len(sent) == 1 and load.output_tokens < 2000
 
