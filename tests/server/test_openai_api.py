@@ -17,8 +17,14 @@ from openai_serving import HELLO, client_of, saying_abc
 from paceline.server import http_extra
 from paceline.server.errors import SetupError, Unavailable
 from paceline.server.mock import MockRunner
+from paceline.server.openai_api import connection, silence
 from paceline.server.tokenizer import Tokenizer
 from paceline.v1 import generation_pb2 as pb
+
+JSON = {"content-type": "application/json"}
+WHOLE = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+UNREAD = b"POST /v1/models HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nabc"
+SECRET = {"authorization": "Bearer secret"}
 
 
 @pytest.fixture
@@ -95,6 +101,11 @@ async def test_log_probabilities(door: tuple[Served, AsyncOpenAI]) -> None:
     assert found.text_offset == [0, 1, 2, 3]
     assert found.token_logprobs == [None, -0.5, -0.5, -0.5]
     assert found.top_logprobs is not None and len(found.top_logprobs[3]) == 3
+    several = await client.completions.create(
+        model="mock", prompt=["xy", "zy"], echo=True, logprobs=0, max_tokens=1
+    )
+    for choice, text in zip(several.choices, ("xya", "zya"), strict=True):
+        assert choice.logprobs is not None and "".join(choice.logprobs.tokens or ()) == text
     new = await client.chat.completions.create(
         model="mock", messages=HELLO, logprobs=True, top_logprobs=2, max_tokens=1
     )
@@ -106,8 +117,8 @@ async def test_log_probabilities(door: tuple[Served, AsyncOpenAI]) -> None:
 
 
 async def test_other_errors_are_the_clients_own(door: tuple[Served, AsyncOpenAI]) -> None:
-    """A model, a path or a method that is not there, no JSON, a type of body, a deadline, too much of it."""
-    _, client = door
+    """A model, a path or a method that is not there, no JSON, a type of body, a deadline, too much of it; all count."""
+    served, client = door
     with pytest.raises(openai.NotFoundError) as caught:
         await client.completions.create(model="gpt-5", prompt="a")
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
@@ -117,11 +128,10 @@ async def test_other_errors_are_the_clients_own(door: tuple[Served, AsyncOpenAI]
     url = f"{client.base_url}completions"
     assert (await http.get(url)).status_code == 405
     assert (await http.post(url, content=b'{"prompt": "a"}')).status_code == 415
-    json_type = {"content-type": "application/json"}
     for body in (b"{", b"[]", b'{"temperature": NaN}', b"\xff", b'{"prompt": "\\ud800"}'):
-        answer = await http.post(url, content=body, headers=json_type)
+        answer = await http.post(url, content=body, headers=JSON)
         assert (answer.status_code, answer.json()["error"]["param"]) in ((400, "body"), (400, None))
-    answer = await http.post(url, content=b" " * (4 << 20) + b"{}", headers=json_type)
+    answer = await http.post(url, content=b" " * (4 << 20) + b"{}", headers=JSON)
     assert answer.status_code == 413
     late = {"X-Request-Timeout": "0.001"}
     with pytest.raises(openai.InternalServerError) as ended:
@@ -129,6 +139,39 @@ async def test_other_errors_are_the_clients_own(door: tuple[Served, AsyncOpenAI]
             model="mock", prompt="a", max_tokens=2000, extra_headers=late
         )
     assert ended.value.status_code == 504
+    assert served.app._console.metrics.tally.refused == {"invalid": 10}
+
+
+async def test_only_this_machines_names_are_answered(door: tuple[Served, AsyncOpenAI]) -> None:
+    """A page whose site's name points to this machine gets nothing, health included."""
+    _, client = door
+    http, root = client._client, str(client.base_url).removesuffix("v1/")
+    for path in ("v1/models", "health", "nothing"):
+        answer = await http.get(root + path, headers={"host": "evil.example:8000"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (421, None)
+    for name in ("localhost", "LOCALHOST:1", "127.0.0.1:9", "[::1]:8000"):
+        assert (await http.get(f"{root}health", headers={"host": name})).status_code == 200
+
+
+async def test_who_asks_nothing_is_let_go(
+    door: tuple[Served, AsyncOpenAI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a request, in its head, after an answer, and in a body that nobody reads."""
+    monkeypatch.setattr(silence, "_HEAD_S", 1)
+    served, _ = door
+
+    async def answer_to(said: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.app.http_port)
+        writer.write(said)
+        async with asyncio.timeout(60):
+            told = await reader.read()
+        writer.close()
+        return told.partition(b"\r\n")[0]
+
+    said = (b"", b"GET /health HT", WHOLE, WHOLE + b"GET /", UNREAD)
+    told = await asyncio.gather(*map(answer_to, said))
+    ok = b"HTTP/1.1 200 OK"
+    assert told == [b"", b"", ok, ok, b"HTTP/1.1 405 Method Not Allowed"]
 
 
 async def test_a_full_queue_is_429_and_a_draining_server_503(tokenizer: Tokenizer) -> None:
@@ -190,6 +233,38 @@ async def test_a_client_that_leaves_ends_its_request(tokenizer: Tokenizer, strea
         assert load.output_tokens < 2000
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_reads_nothing_ends_its_request(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """As one that left: the server waits for it no longer than for a bound."""
+    monkeypatch.setattr(connection, "_SEND_S", 0.05)
+    sent: list[Any] = []
+    full, never = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> Any:
+        if full.is_set():
+            await never.wait()
+        full.set()
+        return {"type": "http.request", "body": b'{"prompt": "a", %b}' % wanted}
+
+    async def send(message: Any) -> None:
+        if sent:
+            await never.wait()
+        sent.append(message)
+
+    wanted = b'"max_tokens": 2000, "stream": true' if stream else b'"max_tokens": 1'
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    async with serving(tokenizer, http_port=0) as served, asyncio.timeout(60):
+        door = served.app._listener._http
+        assert door is not None
+        application: Any = door._server.config.app
+        await application(scope, receive, send)
+        load = await served.idle()
+    assert len(sent) == 1 and load.output_tokens < 2000
+
+
 async def test_an_error_in_a_stream_is_an_event(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +314,10 @@ async def test_tokens_are_those_of_grpc(tokenizer: Tokenizer, tmp_path: Path) ->
         with pytest.raises(openai.RateLimitError) as limited:
             await alice.completions.create(model="mock", prompt="a")
         assert int(limited.value.response.headers["retry-after"]) > 900
+        unread = await alice._client.post(
+            f"{alice.base_url}completions", content=b"{", headers=JSON | SECRET
+        )
+        assert unread.status_code == 429
 
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from .errors import SetupError
 
@@ -14,6 +16,19 @@ def is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def calls_loopback(hosts: Sequence[str]) -> bool:
+    """Whether a request's `Host` headers are one, of a name that this machine alone has for itself.
+
+    A page of another site can have its name point to this machine, but not change what the browser calls us.
+    """
+    if len(hosts) != 1:
+        return False
+    try:
+        return is_loopback(urlsplit(f"//{hosts[0]}").hostname or "")
     except ValueError:
         return False
 

@@ -155,8 +155,14 @@ class Listener:
         from .openai_api.endpoints import Endpoints
         from .openai_api.ports import HttpPort
 
+        # Where there is TLS, a page of another site has no certificate for its name.
         endpoints = Endpoints(
-            self._service, self._calls, tokens, lambda: self._healthy, self._observer.answered
+            self._service,
+            self._calls,
+            tokens,
+            lambda: self._healthy,
+            self._observer.answered,
+            own_names_only=listen.is_loopback(self._config.host) and files_of(self._config) is None,
         )
         self._http = HttpPort(self._config, endpoints)
         return await self._http.bind(port, shared=shared)

@@ -42,6 +42,9 @@ class Bucket:
         self._level -= amount
         return 0.0
 
+    def put_back(self, amount: float) -> None:
+        self._level = min(self.size, self._level + amount)
+
 
 class Quota:
     """What is left of an allowance. Belongs to one event loop."""
@@ -79,6 +82,12 @@ class Quota:
 
     def leave(self, amount: int) -> None:
         self.running -= amount
+
+    def undo(self, amount: int) -> None:
+        """Makes undone what `enter` let in and did not start: it counts in no rate."""
+        self.running -= amount
+        if self._bucket is not None:
+            self._bucket.put_back(amount)
 
 
 def _bucket(allowance: Allowance, now: float) -> Bucket | None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
-from urllib.parse import urlsplit
 
-from .listen import is_loopback
+from .listen import calls_loopback, is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,6 @@ class _Server(ThreadingTCPServer):
     ) -> None:
         self.pages = pages
         self.posts = posts
-        # A page of another site can have its name point to this machine, but not change what the browser calls us.
         self.own_names_only = is_loopback(host)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler)
@@ -146,9 +144,5 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def _called_by_own_name(self) -> bool:
-        if not self.server.own_names_only:
-            return True
-        try:
-            return is_loopback(urlsplit(f"//{self.host}").hostname or "")
-        except ValueError:
-            return False
+        hosts = self.headers.get_all("Host", [])
+        return not self.server.own_names_only or calls_loopback(hosts)

@@ -25,15 +25,17 @@ _REASONS = {
 encode = msgspec.json.Encoder().encode
 
 
-def whole_answer(asked: Asked, results: Sequence[pb.GenerationResult], first: str) -> bytes:
+def whole_answer(
+    asked: Asked, results: Sequence[pb.GenerationResult], firsts: Sequence[str]
+) -> bytes:
     """The answer to a request that is not streamed.
 
     Args:
         results: one for each generation.
-        first: the text of the first prompt token, where the prompt's log-probabilities were asked for.
+        firsts: the text of each prompt's first token, where the prompts' log-probabilities were asked for.
     """
     choices: list[dict[str, Any]] = []
-    for result in results:
+    for result, first in zip(results, firsts, strict=True):
         for completion in result.completions:
             choice = _ending(completion.finish) | {"index": len(choices)}
             if asked.chat:

@@ -13,6 +13,7 @@ from ..errors import InvalidRequest, Violation
 from ..validation import MAX_BATCH_ITEMS
 from .fields import ChatFields, Common, CompletionFields, Schema, StreamOptions
 
+_MAX_COPIED_BYTES = 4 * 1024 * 1024  # as much as a body may have
 # Paths of the contract whose last name is not the caller's.
 _TEXT_NAMES = {
     "generation.text": "prompt",
@@ -65,6 +66,8 @@ def ask_completion(fields: CompletionFields, request_id: str) -> Asked:
     _set(common.response, logprobs=fields.logprobs, echo=fields.echo)
     if scored:  # the ids tell the first token, which has no log-probability
         _set(common.response, prompt_logprobs=fields.logprobs, token_ids=True)
+    copied = len(prompts) * common.ByteSize()
+    _require(copied <= _MAX_COPIED_BYTES, "prompt", "too many for fields that are so large")
     generations = []
     for prompt in prompts:
         generation = pb.Generation()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -24,6 +24,7 @@ from .connection import (
     Answered,
     ClientGone,
     HttpContext,
+    patient,
     read_json,
     refusals,
     while_connected,
@@ -32,6 +33,7 @@ from .faults import UnknownModel, error_body, failure
 from .fields import ChatFields, CompletionFields, read_fields
 
 _ID = "x-request-id"
+_MUCH_BYTES = 64 * 1024  # of a body that takes a while to look at
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -47,7 +49,7 @@ class Completions:
         self._chat = chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        request, send = Request(scope, receive), patient(send)
         with self._calls, contextlib.suppress(ClientGone, ClientDisconnect):
             end = await self._answer(request, send)
             await end(scope, receive, send)
@@ -58,10 +60,11 @@ class Completions:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 with refusals(request, self._answered):
+                    admit = stack.enter_context(_allowed())
                     context = HttpContext(request)
                     asked = await self._read(request, context)
                     names = asked.names
-                    stack.enter_context(_allowed(asked))
+                    admit(asked.completions)
                 work = (
                     self._stream(asked, context, send)
                     if asked.stream
@@ -77,10 +80,11 @@ class Completions:
         """What is asked for. Raises before anything of it is done: UnknownModel, Unavailable while that loads."""
         body = await read_json(request)
         request_id = request.headers.get(_ID, "")
-        if self._chat:
-            asked = ask_chat(read_fields(ChatFields, body), request_id)
+        ask = _ask_chat if self._chat else _ask_completion
+        if len(body) > _MUCH_BYTES:  # others' streams go on
+            asked = await asyncio.to_thread(ask, body, request_id)
         else:
-            asked = ask_completion(read_fields(CompletionFields, body), request_id)
+            asked = ask(body, request_id)
         info = await self._service.GetModelInfo(pb.GetModelInfoRequest(), context)
         if asked.model is not None and asked.model != info.name:
             raise UnknownModel(asked.model, info.name)
@@ -88,13 +92,17 @@ class Completions:
 
     async def _whole(self, asked: Asked, context: HttpContext) -> ASGIApp:
         results = await self._results(asked, context)
-        first = ""
-        if results[0].prompt_logprobs:
-            ids = results[0].completions[0].token_ids[:1]
-            question = pb.DetokenizeRequest(token_ids=ids, skip_special_tokens=False)
-            first = (await self._service.Detokenize(question, context)).text
-        body = whole_answer(asked, results, first)
+        firsts = [await self._first(result, context) for result in results]
+        body = whole_answer(asked, results, firsts)
         return Response(body, 200, {_ID: results[0].request_id}, "application/json")
+
+    async def _first(self, result: pb.GenerationResult, context: HttpContext) -> str:
+        """The text of the prompt's first token, where the prompt has log-probabilities."""
+        if not result.prompt_logprobs:
+            return ""
+        ids = result.completions[0].token_ids[:1]
+        question = pb.DetokenizeRequest(token_ids=ids, skip_special_tokens=False)
+        return (await self._service.Detokenize(question, context)).text
 
     async def _results(self, asked: Asked, context: HttpContext) -> list[pb.GenerationResult]:
         """One for each generation, or the error of the first that fails; the others are then cancelled."""
@@ -125,6 +133,8 @@ class Completions:
                 async for message in messages:
                     for event in events.piece(message):
                         await send(_part(event))
+            except ClientGone:
+                raise
             except Exception as exc:
                 error = error_body(public_error(exc), asked.names)
                 await send(_part(b"data: %b\n\n" % error))
@@ -139,16 +149,35 @@ def _part(body: bytes, *, more: bool = True) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
+def _ask_chat(body: bytes, request_id: str) -> Asked:
+    return ask_chat(read_fields(ChatFields, body), request_id)
+
+
+def _ask_completion(body: bytes, request_id: str) -> Asked:
+    return ask_completion(read_fields(CompletionFields, body), request_id)
+
+
 @contextlib.contextmanager
-def _allowed(asked: Asked) -> Iterator[None]:
-    """The caller's limits, while this runs: InvalidRequest or LimitReached where they do not allow it."""
+def _allowed() -> Iterator[Callable[[int], None]]:
+    """The caller's limits, while this runs: LimitReached where they do not allow one completion more.
+
+    Gives what to call with the number of completions, once it is known: InvalidRequest or LimitReached, too.
+    """
     who = caller.current.get()
     if who is None:
-        yield
+        yield lambda amount: None
         return
-    amount = asked.completions
-    who.enter(amount, time.monotonic(), "generation.sampling.n")
+    running = 0
+
+    def enter(amount: int) -> None:
+        nonlocal running
+        who.quota.undo(running)
+        running = 0
+        who.enter(amount, time.monotonic(), "generation.sampling.n")
+        running = amount
+
+    enter(1)  # before a body is read, whose faults count as a request
     try:
-        yield
+        yield enter
     finally:
-        who.quota.leave(amount)
+        who.quota.leave(running)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.types import Receive
+from starlette.types import Message, Receive, Send
 
 from ..errors import InvalidRequest, PacelineError, Violation
 from ..logs import RequestRecord
@@ -17,6 +17,7 @@ from .faults import HttpFault
 
 MAX_BODY_BYTES = 4 * 1024 * 1024  # gRPC's bound of a message
 _BODY_S = 20.0  # for a body to come
+_SEND_S = 60.0  # for a client to make room for more
 _MOST_TIMEOUT_S = 1e6
 _PATIENCE = "x-request-timeout"
 
@@ -95,6 +96,19 @@ async def read_json(request: Request) -> bytes:
     except TimeoutError:
         raise HttpFault(408, f"the body did not come within {_BODY_S:g} s") from None
     return bytes(body)
+
+
+def patient(send: Send) -> Send:
+    """The same, but who reads nothing for long is taken for gone: ClientGone."""
+
+    async def in_time(message: Message) -> None:
+        try:
+            async with asyncio.timeout(_SEND_S):
+                await send(message)
+        except TimeoutError:
+            raise ClientGone from None
+
+    return in_time
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -13,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from paceline.v1 import generation_pb2 as pb
 
-from .. import caller
+from .. import caller, listen
 from ..bearer import Tokens
 from ..calls import Calls
 from ..errors import PacelineError, Unauthenticated
@@ -34,6 +35,7 @@ class Endpoints:
         tokens: None: everybody may.
         healthy: whether health says that this server serves.
         answered: told the status of each request that the service does not see.
+        own_names_only: whether requests must call the server by a name of this machine's own.
     """
 
     def __init__(
@@ -43,11 +45,14 @@ class Endpoints:
         tokens: Tokens | None,
         healthy: Callable[[], bool],
         answered: Answered,
+        *,
+        own_names_only: bool,
     ) -> None:
         self._service = service
         self._tokens = tokens
         self._healthy = healthy
         self._answered = answered
+        self._own_names_only = own_names_only
         posts = {
             "/v1/completions": Completions(service, calls, answered, chat=False),
             "/v1/chat/completions": Completions(service, calls, answered, chat=True),
@@ -62,22 +67,24 @@ class Endpoints:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._tokens is not None and scope["path"] != HEALTH:
-            request = Request(scope)
-            who = self._tokens.shown(request.headers.getlist("authorization"))
-            if who is None:
-                await self._refusal(request)(scope, receive, send)
-                return
-            caller.current.set(who)  # this task answers the request, too
-        await self._app(scope, receive, send)
-
-    def _refusal(self, request: Request) -> Response:
-        """The same answer whatever was wrong, and whether or not there is such a path."""
+        request = Request(scope)
         try:
             with refusals(request, self._answered):
+                self._admit(request)
+        except PacelineError as exc:
+            await failure(exc)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _admit(self, request: Request) -> None:
+        """Raises the same whether or not there is such a path: HttpFault, Unauthenticated."""
+        if self._own_names_only and not listen.calls_loopback(request.headers.getlist("host")):
+            raise HttpFault(421, "this server answers under the names of its own machine alone")
+        if self._tokens is not None and request.scope["path"] != HEALTH:
+            who = self._tokens.shown(request.headers.getlist("authorization"))
+            if who is None:
                 raise Unauthenticated("a bearer token is needed")
-        except Unauthenticated as exc:
-            return failure(exc)
+            caller.current.set(who)  # this task answers the request, too
 
     async def _health(self, request: Request) -> Response:
         return Response(status_code=200 if self._healthy() else 503)
@@ -92,6 +99,9 @@ class Endpoints:
     async def _lost(self, request: Request, exc: Exception) -> Response:
         """No such path, or not by this method."""
         assert isinstance(exc, HTTPException)
-        response = failure(HttpFault(exc.status_code, exc.detail))
+        fault = HttpFault(exc.status_code, exc.detail)
+        with contextlib.suppress(HttpFault), refusals(request, self._answered):
+            raise fault
+        response = failure(fault)
         response.headers.update(exc.headers or {})
         return response

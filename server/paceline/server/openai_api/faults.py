@@ -34,6 +34,7 @@ class HttpFault(PacelineError):
     """What only HTTP can get wrong: its path, its method, the size or the type of a body."""
 
     status = "INVALID_ARGUMENT"
+    refusal = "invalid"
 
     def __init__(self, http: int, message: str) -> None:
         super().__init__(message)
@@ -44,6 +45,7 @@ class UnknownModel(PacelineError):
     """Another model than the one that is served."""
 
     status = "NOT_FOUND"
+    refusal = "invalid"
 
     def __init__(self, asked: str, served: str) -> None:
         super().__init__(f"there is no model {asked[:200]!r}; this server has {served!r}")

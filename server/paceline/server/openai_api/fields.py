@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import from_json
 
 from ..errors import InvalidRequest, Violation
-from ..validation import MAX_LOGIT_BIAS
+from ..validation import MAX_BATCH_ITEMS, MAX_CHAT_MESSAGES, MAX_LOGIT_BIAS
 
 # Labels for whoever keeps accounts: no answer would be another without them.
 _LABELS = ("metadata", "prompt_cache_key", "safety_identifier", "user")
@@ -47,13 +48,33 @@ REFUSED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "web_search_options": (),
     }
 )
-_MAX_REASON = 200
+_MAX_NAME = 200
 _MAX_FIELDS = 200  # far more than any object here has
 _MAX_REASONS = 16
+# By pydantic's kinds of errors, with what they bring. Words of our own alone go on the wire.
+_REASONS = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "extra_forbidden": "this server does not know this field",
+    "float_type": "must be a number",
+    "greater_than_equal": "must be at least {ge}",
+    "int_type": "must be a whole number",
+    "less_than": "must be below {lt}",
+    "list_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "missing": "is required",
+    "model_type": "must be an object",
+    "string_type": "must be a text",
+    "too_long": "must have at most {max_length} items",
+    "value_error": "{error}",  # of a check here
+}
+_OTHER_REASON = "has no such value"
+_PLACE = re.compile(r"at line \d+ column \d+")
 
 Uint32 = Annotated[int, Field(ge=0, lt=2**32)]
-# The first bad item of a list says it all; there may be millions.
-Texts = Annotated[list[str], Field(fail_fast=True)]
+# The first bad item of a list says it all, and so does the first too many; there may be millions.
+_FEW = Field(fail_fast=True, max_length=MAX_BATCH_ITEMS)
+Texts = Annotated[list[str], _FEW]
 Ids = Annotated[list[Uint32], Field(fail_fast=True)]
 Schema = dict[str, Any] | str | bool
 T = TypeVar("T", bound="Common")
@@ -143,7 +164,7 @@ class Common(_Strict):
 class CompletionFields(Common):
     """The body of /v1/completions."""
 
-    prompt: str | Texts | Ids | Annotated[list[Ids], Field(fail_fast=True)]
+    prompt: str | Texts | Ids | Annotated[list[Ids], _FEW]
     echo: bool | None = None
     logprobs: Uint32 | None = None
 
@@ -155,13 +176,13 @@ class TextPart(_Strict):
 
 class Message(_Strict):
     role: str
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    content: str | Annotated[list[TextPart], _FEW]
 
 
 class ChatFields(Common):
     """The body of /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(fail_fast=True)]
+    messages: Annotated[list[Message], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)]
     max_completion_tokens: Uint32 | None = None
     logprobs: bool | None = None
     top_logprobs: Uint32 | None = None
@@ -174,7 +195,8 @@ def read_fields(kind: type[T], body: bytes) -> T:
     try:
         given = from_json(body, allow_inf_nan=False)
     except ValueError as exc:
-        raise InvalidRequest(Violation("body", f"no JSON: {str(exc)[:_MAX_REASON]}")) from exc
+        place = _PLACE.search(str(exc))
+        raise InvalidRequest(Violation("body", f"is no JSON {place[0] if place else ''}")) from exc
     if not isinstance(given, dict):
         raise InvalidRequest(Violation("body", "must be a JSON object"))
     refused = [
@@ -188,8 +210,10 @@ def read_fields(kind: type[T], body: bytes) -> T:
     try:
         fields = kind.model_validate(known)
     except ValidationError as exc:
-        wrong = {_path(error["loc"]): _reason(error) for error in exc.errors(include_url=False)}
-        refused += [Violation(field, reason) for field, reason in wrong.items()]
+        wrong: dict[str, dict[str, None]] = {}  # reasons in order, each once
+        for error in exc.errors(include_url=False, include_input=False):
+            wrong.setdefault(_path(error["loc"]), {})[_reason(error)] = None
+        refused += [Violation(field, ", or ".join(reasons)) for field, reasons in wrong.items()]
     if refused:
         raise InvalidRequest(*refused[:_MAX_REASONS])
     return fields
@@ -202,7 +226,7 @@ def _asks_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 def _path(loc: tuple[int | str, ...]) -> str:
     """As the caller wrote it: further down pydantic's paths name the kinds it tried."""
-    name = str(loc[0])[:_MAX_REASON] if loc else "body"
+    name = str(loc[0])[:_MAX_NAME] if loc else "body"
     match loc:
         case ("messages", int(position), *rest):
             field = f".{rest[0]}" if rest else ""
@@ -212,9 +236,5 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _reason(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "this server does not know this field"
-    if error["type"] == "missing":
-        return "is required"
-    reason: str = error["msg"]
-    return reason.removeprefix("Value error, ").replace("Input should", "must", 1)[:_MAX_REASON]
+    reason = _REASONS.get(error["type"], _OTHER_REASON)
+    return reason.format_map(error.get("ctx", {}))

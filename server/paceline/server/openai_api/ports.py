@@ -17,8 +17,11 @@ from ..config import ServeConfig
 from ..errors import SetupError
 from ..reloaded import Reloaded
 from ..tls import TlsFiles, files_of, read
+from .silence import PatientProtocol
 
 _FLAG = "--http-port"
+_MAX_CONNECTIONS = 4096  # as many as gRPC has streams of a connection; above it requests are 503
+_UNTAKEN_MS = 60_000
 _LAST_WORDS_S = 1  # for answers that end while the port closes
 
 
@@ -30,7 +33,8 @@ class HttpPort:
         self._server = _Server(
             uvicorn.Config(
                 application,
-                http="h11",  # has a bound for headers
+                http=PatientProtocol,  # h11, which has a bound for headers
+                limit_concurrency=_MAX_CONNECTIONS,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -48,6 +52,7 @@ class HttpPort:
         """Listens; returns the port. SetupError if it cannot be had. `shared`: other processes listen there too."""
         host = self._config.host
         bound = listen.reserve(host, port, _FLAG) if shared else _take(host, port)
+        _notice_the_gone(bound)
         self._serving = asyncio.create_task(self._server.serve(sockets=[bound]))
         up = asyncio.create_task(self._server.up.wait())
         await asyncio.wait((self._serving, up), return_when=asyncio.FIRST_COMPLETED)
@@ -95,6 +100,13 @@ def _take(host: str, port: int) -> socket.socket:
     except OSError as exc:
         raise listen.cannot_listen(host, port, _FLAG, exc) from exc
     return taken
+
+
+def _notice_the_gone(listening: socket.socket) -> None:
+    """Its connections end when their peers' machines do, or take nothing of what is sent for long."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # not everywhere
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNTAKEN_MS)
 
 
 def _context_factory(config: ServeConfig) -> Any:
