@@ -1,10 +1,12 @@
 """What a client sees of a dead engine: seconds from `kill -9` until calls end, health says so, and all is well again.
 
     python benchmarks/restart.py [--kills 3] [--streams 8] [--waiting 8] [--out FILE.json] [-- flags of the server]
+    python benchmarks/restart.py --rank 1 -- --tensor-parallel 3    # kills another rank than the engine's own
 
 A server with a front end runs the embedded model, or what the flags name. Each time, STREAMS streams have got a token
 and WAITING requests have not when the engine is killed. Counted are those of the streams that ended in another way than
-UNAVAILABLE, and those of the waiting requests that were not answered. Prints medians, and all values, as JSON.
+UNAVAILABLE, and those of the waiting requests that were not answered, or not as before the first kill (`changed`).
+Prints medians, and all values, as JSON.
 
     unavailable_s    until the last of the running calls has ended with UNAVAILABLE
     not_serving_s    until a health watch said NOT_SERVING
@@ -70,13 +72,15 @@ class Restarts:
     """Kills the engine of a server under load."""
 
     def __init__(
-        self, server: psutil.Process, channel: grpc.Channel, streams: int, waiting: int
+        self, server: psutil.Process, channel: grpc.Channel, streams: int, waiting: int, rank: int
     ) -> None:
         self._server = server
+        self._rank = rank
         self._stub: Any = rpc.GenerationServiceStub(channel)
         self._health = Health(channel)
         self._streams = streams
         self._waiting = waiting
+        self._expected = _answer(self._stub.Generate.future(_generate(SHORT)))
 
     def kill(self) -> dict[str, float]:
         """One death: seconds from it until each event, and how many calls went another way than promised."""
@@ -84,20 +88,22 @@ class Restarts:
         waiting = [self._stub.Generate.future(_generate(SHORT)) for _ in range(self._waiting)]
         while self._stub.GetLoad(pb.GetLoadRequest()).waiting < self._waiting:
             time.sleep(0.01)
+        victim = self._victim()
         killed = time.monotonic()
-        self._engine().kill()
+        victim.kill()
         with ThreadPoolExecutor(self._streams + 1) as pool:
             ends = list(pool.map(_end, running))
         not_serving = self._health.next_after(killed, serving=False)
         serving = self._health.next_after(not_serving, serving=True)
-        answered = [_is_answered(call) for call in waiting]
+        answers = [_answer(call) for call in waiting]
         return {
             "unavailable_s": max(moment for moment, _ in ends) - killed,
             "not_serving_s": not_serving - killed,
             "serving_s": serving - killed,
             "replayed_s": time.monotonic() - killed,
             "other_ends": sum(status is not grpc.StatusCode.UNAVAILABLE for _, status in ends),
-            "lost": answered.count(False),
+            "lost": answers.count(None),
+            "changed": sum(answer not in (None, self._expected) for answer in answers),
         }
 
     def _begin(self) -> Iterator[Any]:
@@ -109,13 +115,20 @@ class Restarts:
             pass
         return call  # type: ignore[no-any-return]
 
-    def _engine(self) -> psutil.Process:
-        return next(child for child in self._server.children() if ENGINE in child.cmdline())
+    def _victim(self) -> psutil.Process:
+        """The engine, or one of the ranks it has started."""
+        engine = next(child for child in self._server.children() if ENGINE in child.cmdline())
+        return engine.children()[self._rank - 1] if self._rank else engine
 
 
 def _generate(tokens: int) -> pb.GenerateRequest:
-    stopping = pb.Stopping(max_tokens=tokens, ignore_eos=True)
-    return pb.GenerateRequest(generation=pb.Generation(text="The sea", stopping=stopping))
+    return pb.GenerateRequest(
+        generation=pb.Generation(
+            text="The sea",
+            sampling=pb.Sampling(temperature=0.0),
+            stopping=pb.Stopping(max_tokens=tokens, ignore_eos=True),
+        )
+    )
 
 
 def _end(call: Iterator[Any]) -> tuple[float, grpc.StatusCode]:
@@ -128,11 +141,13 @@ def _end(call: Iterator[Any]) -> tuple[float, grpc.StatusCode]:
     return time.monotonic(), grpc.StatusCode.OK
 
 
-def _is_answered(call: Any) -> bool:
+def _answer(call: Any) -> str | None:
+    """Its text, if it is whole."""
     try:
-        return bool(call.result(WAIT_S).result.usage.completion_tokens == SHORT)
+        result = call.result(WAIT_S).result
     except grpc.RpcError:
-        return False
+        return None
+    return result.completions[0].text if result.usage.completion_tokens == SHORT else None
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +157,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         model = server.stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=30).name
         with grpc.insecure_channel(server.target, [("grpc.enable_retries", 0)]) as channel:
             process = psutil.Process(server.process.pid)
-            restarts = Restarts(process, channel, options.streams, options.waiting)
+            restarts = Restarts(process, channel, options.streams, options.waiting, options.rank)
             deaths = []
             for death in range(options.kills):
                 if death:
@@ -165,6 +180,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--waiting", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=0, help="whom to kill; 0: the engine")
     parser.add_argument("--between-s", type=float, default=BETWEEN_S)
     parser.add_argument("--out", type=Path)
     parser.add_argument("flags", nargs="*", help="flags of `paceline serve`, after --")

@@ -13,6 +13,7 @@ from paceline.server.config import ServeConfig
 from paceline.server.errors import SetupError
 from paceline.server.processes.count import count_frontends
 from paceline.server.processes.shares import config_of
+from paceline.server.runner.rank import follow_torchrun
 
 
 @pytest.fixture
@@ -76,3 +77,15 @@ def test_engines_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> No
     assert config_of(0, ServeConfig(device="cpu", replicas=2, num_threads=5)).num_threads == 5
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert config_of(0, ServeConfig(device="cpu", replicas=2)).num_threads is None
+
+
+def test_ranks_are_of_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several engines of several ranks are refused, and under torchrun, by every rank, front ends too."""
+    with pytest.raises(SetupError, match="--tensor-parallel 2 and --replicas 3 exclude each other"):
+        count_frontends(ServeConfig(tensor_parallel=2, replicas=3))
+    config = ServeConfig(device="cpu", tensor_parallel=2, frontends=1)
+    assert count_frontends(config) == 1
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for start in (count_frontends, follow_torchrun):
+        with pytest.raises(SetupError, match="--frontends 1: under torchrun rank 0 is one process"):
+            start(config)

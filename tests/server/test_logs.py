@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from paceline.server.errors import PacelineError, QueueFull
-from paceline.server.logs import JsonFormatter, RequestRecord, fields
+from paceline.server.logs import JsonFormatter, RequestRecord, configure, configured, fields
 
 
 def test_fields_are_quoted_where_they_must_be() -> None:
@@ -76,3 +76,13 @@ def test_json_lines_parse_whatever_a_client_sends(caplog: pytest.LogCaptureFixtu
     }
     assert error["message"] == "step of 3 rows failed"
     assert error["exception"].endswith("ValueError: why")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_another_process_can_log_alike(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Level and style can be asked for and handed on."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)  # put back after the test
+    configure("error", style)
+    assert configured() == ("ERROR", style)

@@ -29,6 +29,13 @@ def configure(level: str, style: str = "text") -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def configured() -> tuple[str, str]:
+    """What another process gives to `configure` to log as this one does."""
+    root = logging.getLogger()
+    in_json = any(isinstance(handler.formatter, JsonFormatter) for handler in root.handlers)
+    return logging.getLevelName(root.getEffectiveLevel()), "json" if in_json else "text"
+
+
 class Event(dict[str, object]):
     """A log message that is made of fields."""
 

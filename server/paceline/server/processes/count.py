@@ -1,4 +1,4 @@
-"""How many front ends a server gets where its settings do not say. Loads no torch."""
+"""How many front ends a server gets, and which numbers of processes exclude each other. Loads no torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,32 @@ import sys
 
 from ..config import ServeConfig
 from ..devices import on_gpu, under_torchrun
+from ..errors import SetupError
 
 _MOST = 8
 
 
+def check(config: ServeConfig) -> None:
+    """Refuses what does not go together with ranks of a model. SetupError with one line."""
+    if config.tensor_parallel == 1:
+        return
+    if config.replicas > 1:
+        raise SetupError(
+            f"--tensor-parallel {config.tensor_parallel} and --replicas {config.replicas} exclude each other; "
+            "start several servers"
+        )
+    if config.frontends and under_torchrun():
+        raise SetupError(
+            f"--frontends {config.frontends}: under torchrun rank 0 is one process, which does all"
+        )
+
+
 def count_frontends(config: ServeConfig) -> int:
-    """0: one process does all, for a CPU computes and serves with the same cores. Several engines need one at least."""
+    """0: one process does all, for a CPU computes and serves with the same cores. Several engines need one at least.
+
+    SetupError as `check`.
+    """
+    check(config)
     return max(_count(config), 1 if config.replicas > 1 else 0)
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import Future
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
+from .. import logs
 from ..errors import SetupError
 from .rank import StartRank
 from .ranks import Place, RankConfig
@@ -34,12 +32,12 @@ class Followers:
     """Ranks 1 and up on this machine."""
 
     def __init__(self, config: RankConfig) -> None:
-        if sys.platform.startswith("linux"):
-            # Ranks of one machine need no other address, and nobody else needs theirs.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        # Ranks of one machine need no other address, and nobody else needs theirs.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.computing = False  # loading is over
         self._size = config.tensor_parallel
-        self._folder = Path(tempfile.mkdtemp(prefix="paceline-ranks-"))
+        # They meet in a file without a name, which ends with this process, however that ends.
+        self._meeting = os.fdopen(os.memfd_create("paceline-ranks"), "rb")
         self._closing = threading.Event()
         self._config = config.model_dump(mode="json")
         started = [self._start(rank) for rank in range(1, self._size)]
@@ -49,7 +47,9 @@ class Followers:
             raise SetupError(f"no process can be started for a rank: {exc.strerror}") from exc
 
     def place(self, rank: int = 0) -> Place:
-        return Place(rank, rank, self._size, f"file://{self._folder}/rendezvous")
+        return Place(
+            rank, rank, self._size, f"file:///proc/{os.getpid()}/fd/{self._meeting.fileno()}"
+        )
 
     def release(self) -> None:
         """They may end from now on."""
@@ -67,7 +67,7 @@ class Followers:
                 process.wait(_END_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._meeting.close()
 
     def _start(self, rank: int) -> Future[subprocess.Popen[bytes]]:
         """On a thread that lives as long as the process: the kernel would end it with the thread that started it."""
@@ -87,12 +87,11 @@ class Followers:
             started.set_exception(exc)
             return
         place = self.place(rank)
-        level = logging.getLogger().getEffectiveLevel()
         order = StartRank(
             os.getpid(),
             self._config,
             (place.rank, place.local, place.size, place.rendezvous),
-            level,
+            logs.configured(),
         )
         assert process.stdin is not None
         with contextlib.suppress(OSError):  # it died already
@@ -102,7 +101,6 @@ class Followers:
         code = process.wait()
         if not self._closing.wait(0.0 if self.computing else _GRACE_S):
             logger.critical("rank %d of %d ended (%d): so do the others", rank, self._size, code)
-            shutil.rmtree(self._folder, ignore_errors=True)
             end_group(code)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from .. import logs
 from ..config import ServeConfig
 from ..errors import SetupError
+from ..processes import count
 from ..processes.child import die_with
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class StartRank(msgspec.Struct):
     parent: int
     config: dict[str, Any]
     place: tuple[int, int, int, str]
-    log_level: int
+    log: tuple[str, str]  # as `logs.configure` takes it
 
 
 def main() -> int:
@@ -37,14 +38,15 @@ def main() -> int:
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=StartRank)
     die_with(start.parent)
     threading.Thread(target=_end_with_the_first, name="paceline-parent", daemon=True).start()
-    logs.configure(logging.getLevelName(start.log_level))
+    logs.configure(*start.log)
     from .ranks import Place, RankConfig
 
     return follow(RankConfig(**start.config), Place(*start.place))
 
 
 def follow_torchrun(config: ServeConfig) -> int:
-    """The same for a process that torchrun started with the settings of rank 0. SetupError if it cannot load."""
+    """The same for a process that torchrun started with the settings of rank 0. SetupError if it may not."""
+    count.check(config)
     _leave_signals_to_the_first()
     from .ranks import Place, RankConfig
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ def _of_rank(config: RankConfig, place: Place) -> RankConfig:
 
 def check(config: RankConfig) -> None:
     """Refuses what cannot be spread, before anything is started or loaded. SetupError with one line."""
-    for problem in (_unsupported(config), _devices(config)):
+    for problem in (_unsupported(config), _system(), _devices(config)):
         if problem:
             raise SetupError(f"--tensor-parallel {config.tensor_parallel}: {problem}")
     source = resolve(config)
@@ -73,6 +74,11 @@ def _unsupported(config: RankConfig) -> str | None:
     }
     refused = ", ".join(name for name, given in settings.items() if given)
     return f"it does not go together with {refused}" if refused else None
+
+
+def _system() -> str | None:
+    linux = sys.platform.startswith("linux")
+    return None if linux or under_torchrun() else "ranks are started on Linux alone"
 
 
 def _devices(config: RankConfig) -> str | None:
