@@ -22,6 +22,7 @@ from paceline.server.processes.link import Link
 from paceline.server.processes.messages import decode_outputs
 from paceline.server.processes.quarantine import Quarantine
 from paceline.server.processes.remote_engine import RemoteEngine
+from paceline.server.processes.suspects import fingerprint
 from paceline.server.request import (
     FinishReason,
     Load,
@@ -235,6 +236,24 @@ async def test_a_front_end_that_is_gone_leaves_nothing(make: Callable[..., Pair]
     await pair.two.load()
     assert not unheard.done()
     unheard.cancel()
+
+
+async def test_held_requests_go_in_when_nobody_suspects_them(make: Callable[..., Pair]) -> None:
+    """What waits behind a suspect, and is cleared elsewhere, does not wait for that one's end."""
+    gate = Gate()
+    pair = make(gate)
+    suspects = request("a"), request("b", 5)
+    pair.exchange.know(dict.fromkeys(map(fingerprint, suspects), 1))
+    first = await pair.one.start(suspects[0])
+    starting = asyncio.create_task(pair.one.start(suspects[1]))
+    await asyncio.sleep(0)
+    await pair.one.load()  # answered after what was asked for before
+    assert not starting.done()
+    pair.exchange.know({fingerprint(suspects[1]): 0})
+    async with asyncio.timeout(WAIT_S):
+        second = await starting
+    gate.open()
+    assert [len(await outputs(stream)) for stream in (first, second)] == [4, 5]
 
 
 async def test_an_engine_that_is_gone_ends_everything(make: Callable[..., Pair]) -> None:

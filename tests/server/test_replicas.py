@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +16,6 @@ import pytest
 from mock_serving import generation
 from paceline.v1 import generation_pb2 as pb
 from process_serving import COMMAND, SERVING, WAIT_S, Frontend, Server, status_of, text_of, until
-from tiny_models import greedy_reference, save_tiny_model
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -142,27 +140,3 @@ def test_a_dead_engine_is_stood_in_for(start: Callable[..., Server]) -> None:
     assert log.count("died (signal 9) while it computed 3 requests") == 1
     assert log.count("died (exit code 70)") == 2
     assert "Traceback" not in log
-
-
-def test_two_engines_compute_as_one(start: Callable[..., Server], tmp_path: Path) -> None:
-    """The same prompt gets the same tokens of either: those of transformers, and those of its seed."""
-    model = save_tiny_model("llama", tmp_path)
-    flags = ("--device", "cpu", "--runtime", "torch", "--frontends", "0")
-    server = start("--model", str(tmp_path), *flags)
-    (front,) = server.connect_each()
-    for i in range(3):
-        prompt = [17 * i + 1, 200 - i, 5]
-        fields: dict[str, Any] = {
-            "token_ids": pb.TokenIds(ids=prompt),
-            "response": pb.ResponseOptions(token_ids=True),
-            "stopping": pb.Stopping(ignore_eos=True),
-        }
-        for sampling in (pb.Sampling(temperature=0), pb.Sampling(temperature=1, seed=i)):
-            # Too short for a page: the engines take turns.
-            one, two = (front.generate(12, sampling=sampling, **fields) for _ in range(2))
-            assert one.completions[0].token_ids == two.completions[0].token_ids
-            if sampling.temperature == 0:
-                assert one.completions[0].token_ids == greedy_reference(model, prompt, 12)
-    assert [each.requests_finished for each in front.load().replicas] == [6, 6]
-    server.process.send_signal(signal.SIGTERM)
-    assert server.finish()[0] == 0

@@ -27,7 +27,13 @@ class Claims:
         call, answer = next(self._calls), asyncio.get_running_loop().create_future()
         self._open[call] = request_id, answer
         self._tell(Claim(call, request_id))
-        if not await answer:
+        try:
+            ok = await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.result():
+                self.release(request_id)  # the answer came in the moment in which the caller left
+            raise
+        if not ok:
             in_flight = Violation("generation.request_id", "a request with this id is in flight")
             raise InvalidRequest(in_flight)
 

@@ -40,14 +40,15 @@ class Engines:
 
     def __init__(self, config: ServeConfig, loader: str, folder: Path, audience: Audience) -> None:
         self.failed = asyncio.Event()  # none is started any more
+        self._change = asyncio.Event()  # the next time that an engine is ready or dies
         self._keepers: list[Keeper] = []
         suspects = Suspects()
         for number in range(config.replicas):
             own = folder_of(number, config, folder)
             own.mkdir(exist_ok=True)
             listeners = Listeners(
-                partial(_told, audience.ready, number),
-                partial(_told, audience.gone, number),
+                partial(self._changed, audience.ready, number),
+                partial(self._changed, audience.gone, number),
                 partial(self._suspected, number),
             )
             name = "the engine" if config.replicas == 1 else f"engine {number}"
@@ -89,10 +90,21 @@ class Engines:
     async def idle(self, timeout_s: float) -> bool:
         """Waits until nothing runs or waits; whether that came true in time.
 
-        An engine that is down is not waited for while others are up: they have its requests.
+        An engine that is down is not waited for while others are up: they have its requests. So what they say counts
+        only if none has died or got ready meanwhile.
         """
-        up = [keeper for keeper in self._keepers if keeper.up]
-        return all(await asyncio.gather(*(each.idle(timeout_s) for each in up or self._keepers)))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while True:
+            change, left_s = self._change, max(0.0, until - loop.time())
+            up = [keeper for keeper in self._keepers if keeper.up]
+            idle = all(await asyncio.gather(*(each.idle(left_s) for each in up)))
+            if up and not change.is_set():
+                return idle
+            try:
+                await asyncio.wait_for(change.wait(), left_s)
+            except TimeoutError:
+                return False
 
     async def stop(self) -> None:
         """Ends what runs with ABORTED. Idempotent."""
@@ -108,11 +120,12 @@ class Engines:
             if other != number:
                 keeper.suspected(deaths)
 
+    def _changed(self, listener: Callable[..., None], number: int, *words: object) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+        listener(*words, number)
+
     async def _wait_for_failure(self) -> None:
         for keeper in self._keepers:
             await keeper.failed.wait()
         self.failed.set()
-
-
-def _told(listener: Callable[..., None], number: int, *words: object) -> None:
-    listener(*words, number)

@@ -148,6 +148,7 @@ class Exchange:
                 owned.held.cancel()
                 del self._owned[owned.submit.request.id]
                 self._inlet.send(owned.identity, encode(self._refusal(owned.submit)))
+        self._let_in_held()
 
     def passenger(self, request_id: str) -> Passenger:
         """Who a request is that a step computes; on the engine's thread."""
@@ -264,6 +265,10 @@ class Exchange:
         submit = owned.submit
         if self._quarantine.left(submit.request.id, submit.fingerprint, well):
             self._cleared(submit.fingerprint)
+        self._let_in_held()
+
+    def _let_in_held(self) -> None:
+        """Who is suspected no more, and the next suspect if its place is free."""
         for each in [held for held in self._owned.copy().values() if held.held is not None]:
             if self._quarantine.lets_in(each.submit.request.id, each.submit.fingerprint):
                 self._release(each)

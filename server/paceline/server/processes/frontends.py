@@ -227,8 +227,8 @@ class Frontends:
                 if free:
                     self._ids[request_id] = place.serial
                 place.child.send(Claimed(call, free))
-            case Release(request_id):
-                self._ids.pop(request_id, None)
+            case Release(request_id) if self._ids.get(request_id) == place.serial:
+                del self._ids[request_id]
 
 
 async def _event_or_end(place: _Frontend, event: asyncio.Event) -> None:

@@ -96,7 +96,6 @@ class Keeper:
         self._name = name
         self._facts: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
         self._child: Child[FromEngine] | None = None
-        self._up = asyncio.Event()
         self._ready_at: float | None = None  # of the process that lives, by the monotonic clock
         self._heard_at = 0.0
         self._start_s = 0.0  # what the latest start took
@@ -126,29 +125,24 @@ class Keeper:
     async def refuse(self) -> None:
         """New requests are refused from now on, by later engines too."""
         self._refusing = True
-        if self._child is not None and self._up.is_set():
+        if self._child is not None and self.up:
             await self._child.ask(Refuse)
 
     @property
     def up(self) -> bool:
         """Whether there is an engine, and it is warm."""
-        return self._up.is_set()
+        return self.view.healthy
 
     async def idle(self, timeout_s: float) -> bool:
-        """Waits until nothing runs or waits; whether that came true in time, perhaps in a new engine."""
-        until = time.monotonic() + timeout_s
-        while await self._is_up(until - time.monotonic()):
-            child, left_s = self._child, max(0.0, until - time.monotonic())
-            assert child is not None
-            if await child.ask(partial(AwaitIdle, timeout_s=left_s), left_s + ANSWER_S):
-                return True
-            if not child.ended:
-                return False
-        return False
+        """Waits until nothing runs or waits; whether that came true in time. False at once if it is down or dies."""
+        child = self._child
+        if child is None or not self.up:
+            return False
+        return await child.ask(partial(AwaitIdle, timeout_s=timeout_s), timeout_s + ANSWER_S)
 
     async def stop(self) -> None:
         """Ends what runs with ABORTED. Idempotent."""
-        if self._child is not None and self._up.is_set():
+        if self._child is not None and self.up:
             await self._child.ask(Stop, _STOP_S)
 
     async def close(self) -> None:
@@ -160,7 +154,7 @@ class Keeper:
             return
         if child is None:
             task.cancel()  # it waits for a restart
-        elif self._up.is_set():
+        elif self.up:
             child.send(Close())
         else:
             child.kill()  # loading cannot be stopped
@@ -168,12 +162,6 @@ class Keeper:
             child.kill()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-    async def _is_up(self, timeout_s: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            if not self._up.is_set():
-                await asyncio.wait_for(self._up.wait(), timeout_s)
-        return self._up.is_set()
 
     async def _keep(self) -> None:
         """Keeps an engine until the server closes, or until no engine gets ready any more."""
@@ -231,7 +219,6 @@ class Keeper:
 
     def _lost(self, generation: int) -> None:
         """The engine is dead: tells what becomes of whom."""
-        self._up.clear()
         self.view.healthy, self.view.latest = False, Load()
         if self._closing or not self._facts.done():
             return
@@ -295,7 +282,6 @@ class Keeper:
         self._ready_at = time.monotonic()
         self._start_s = self._ready_at - begun
         self.view.healthy = True
-        self._up.set()
         if self._refusing and self._child is not None:
             self._refusal = asyncio.create_task(self._child.ask(Refuse))
         if generation > 1:

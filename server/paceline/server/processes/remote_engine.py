@@ -13,6 +13,7 @@ from ..errors import Unavailable
 from ..request import FinishReason, Load, Output, Request
 from ..stream import Hub, OutputStream
 from . import sockets
+from .calls import Calls
 from .messages import (
     Abort,
     Aborted,
@@ -71,7 +72,7 @@ class RemoteEngine:
         self._slots: dict[int, tuple[str, int]] = {}  # request id and index of what runs
         self._running: dict[str, Running] = {}  # in the order of arrival
         self._submitted: dict[int, Running] = {}  # not answered yet
-        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._calls = Calls()
         self._endpoint = f"ipc://{folder / f'frontend-{serial}.sock'}"
         pull = sockets.make(zmq.PULL)
         pull.bind(self._endpoint)
@@ -88,6 +89,10 @@ class RemoteEngine:
     def in_flight(self) -> int:
         """Completions that it has, of all front ends."""
         return len(self._slots) + self._others
+
+    def has(self, request_id: str) -> bool:
+        """Whether it is to compute this request of the front end, or does."""
+        return request_id in self._running
 
     def connect(self, generation: int) -> None:
         """Talks to this engine from now on, and gives it what the one before it had not started."""
@@ -187,10 +192,7 @@ class RemoteEngine:
         if self._control is not None:
             self._control.close()
             self._control = None
-        for answer in self._calls.values():
-            if not answer.done():
-                answer.set_exception(error)
-        self._calls.clear()
+        self._calls.fail(error)
         self._slots.clear()
         self._submitted.clear()
         self._others = 0
@@ -229,13 +231,7 @@ class RemoteEngine:
 
     async def _ask(self, question: Any) -> Any:
         self._check()
-        call, self._next = self._next, self._next + 1
-        answer = self._calls[call] = asyncio.get_running_loop().create_future()
-        self._send(question(call))
-        try:
-            return await answer
-        finally:
-            self._calls.pop(call, None)
+        return await self._calls.ask(lambda call: self._send(question(call)))
 
     def _take_answers(self, message: list[bytes]) -> None:
         (body,) = message
@@ -245,16 +241,11 @@ class RemoteEngine:
             case Refused(first, error):
                 self._settle(first, error)
             case Aborted(call, count):
-                self._answer(call, count)
+                self._calls.answer(call, count)
             case LoadIs(call, load):
-                self._answer(call, load)
+                self._calls.answer(call, load)
             case Busy(others):
                 self._others = others
-
-    def _answer(self, call: int, value: Any) -> None:
-        answer = self._calls.get(call)
-        if answer is not None and not answer.done():
-            answer.set_result(value)
 
     def _settle(self, first: int, error: Exception | None) -> None:
         """The engine took a request or refused it; who waited for that may have left, or have got an answer before."""

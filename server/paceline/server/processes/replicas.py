@@ -105,8 +105,10 @@ class Replicas:
         await self._claims.take(request.id)
         try:
             return await self._submit(request)
-        except Exception:  # not when the caller leaves: then an engine has the request
-            self._claims.release(request.id)
+        except BaseException:
+            # An engine that has it, though the caller has left, releases it at its end.
+            if not any(engine.has(request.id) for engine in self._engines):
+                self._claims.release(request.id)
             raise
 
     async def _submit(self, request: Request) -> OutputStream:
