@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two processes: many tests wait for servers. Each file stays in one, for its tests share what they start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 SOURCES := proto server client loadgen tests examples docs/_site hatch_build.py
 
 # Build environments take the same versions as the environment itself.
@@ -47,7 +49,7 @@ docs: $(STAMP)  ## build the documentation site in site/ (ARGS=serve shows it on
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build --strict)
 
 test: $(STAMP)  ## run the tests (ARGS="tests/client -k retry" narrows them)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-ray: $(STAMP)  ## run the tests on a real Ray, which takes a minute (installs the extra `ray`)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
@@ -59,7 +61,7 @@ check: $(STAMP)  ## lint, format, types, contract, then the tests
 	$(BIN)/mypy
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against proto/baseline.binpb
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 soak: $(STAMP)  ## half an hour of readers who come, leave and are late: statuses, pages, memory (ARGS="--minutes 5")
 	$(BIN)/python benchmarks/soak.py $(ARGS)

@@ -61,6 +61,8 @@ def test_links_and_pictures_are_there(page: str) -> None:
             assert (DOCS / name).is_file(), link
             other = name.replace("-light", "-dark") if anchor == "only-light" else name
             assert f"{Path(other).name}#only-dark" in WRITTEN[page], f"{link} for light pages alone"
+        elif target.endswith(".png"):
+            assert (DOCS / name).is_file(), link
         elif name not in generated.PAGES:
             assert name in WRITTEN, link
             assert not anchor or anchor in anchors(name), link
