@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Two processes: many tests wait for servers. Each file stays in one, for its tests share what they start.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
 SOURCES := proto server client loadgen tests examples docs/_site hatch_build.py
 
 # Build environments take the same versions as the environment itself.

@@ -79,6 +79,7 @@ class Gate:
     def __init__(self, steps: int = 0) -> None:
         self._steps = steps
         self._open = threading.Event()
+        self.reached = threading.Event()  # the engine is held: whoever waited for a row has it
 
     def open(self) -> None:
         self._open.set()
@@ -87,6 +88,7 @@ class Gate:
         if self._steps:
             self._steps -= 1
         else:
+            self.reached.set()
             assert self._open.wait(WAIT_S), "nobody opened the gate"
 
 

@@ -181,7 +181,7 @@ async def test_refusals_come_back(make: Callable[..., Pair]) -> None:
     gate = Gate()
     pair = make(gate, max_batch_size=1, max_queue_requests=1)
     running = await pair.one.start(request("a"))
-    await pair.until(lambda load: not load.waiting)
+    assert await asyncio.to_thread(gate.reached.wait, WAIT_S)
     waiting = await pair.two.start(request("b"))
     with pytest.raises(InvalidRequest):
         await pair.two.start(request("a"))

@@ -74,7 +74,9 @@ def test_errors_keep_class_text_and_details(error: PacelineError) -> None:
 def test_every_class_of_the_tree_is_known() -> None:
     """A new class of error that cannot travel is noticed here."""
     travels = {type(error) for error in ERRORS}
-    assert travels | AT_THE_DOOR == set(PacelineError.__subclasses__())
+    # Those of one door alone are defined beside it.
+    tree = {e for e in PacelineError.__subclasses__() if e.__module__ == PacelineError.__module__}
+    assert travels | AT_THE_DOOR == tree
 
 
 def test_a_request_arrives_whole() -> None:
