@@ -9,6 +9,8 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
+_ENDING_S = 0.2  # a call whose answer is on its way takes a moment to be over
+
 
 class Drainable(Protocol):
     """A server that serves."""
@@ -41,7 +43,7 @@ async def drain(
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(force.wait(), delay_s)
     await server.refuse()
-    if await server.finished(0):
+    if await server.finished(_ENDING_S):
         return True  # nothing to force
     finished = asyncio.create_task(server.finished(timeout_s))
     forced = asyncio.create_task(force.wait())
