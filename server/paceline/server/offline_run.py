@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from .collector import settle
@@ -76,6 +78,22 @@ def _quick_switches() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+@contextlib.contextmanager
+def _interrupts(told: Callable[[], None]) -> Iterator[None]:
+    """Calls `told` where a signal would raise KeyboardInterrupt, which may come between taking outputs and keeping them."""
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        both = (signal.SIGINT, signal.SIGTERM)
+        ours = [n for n in both if signal.getsignal(n) is signal.default_int_handler]
+    for number in ours:
+        signal.signal(number, lambda *_: told())
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.default_int_handler)
+
+
 @dataclass(slots=True)
 class _Open:
     """A job the engine works on."""
@@ -108,6 +126,7 @@ class OfflineRun:
         self._tokenizer = tokenizer
         self._open: dict[str, _Open] = {}
         self._answers: dict[int, Answer] = {}
+        self._interrupted = False
 
     def run(self, jobs: Sequence[Job], longest_first: bool = False) -> Pass:
         """Runs all jobs. Ctrl-C ends it early: what runs is cut short, what waits is not run; nothing is lost.
@@ -119,17 +138,14 @@ class OfflineRun:
         if longest_first:
             order.sort(key=lambda item: -item[1].request.stopping.max_tokens)
         waiting = deque(order)
-        interrupted = False
         self._engine.start()
         settle()
         started = time.perf_counter()
         try:
-            with _quick_switches():
-                while waiting or self._open:
+            with _quick_switches(), _interrupts(self._interrupt):
+                while (waiting or self._open) and not self._interrupted:
                     self._submit(waiting)
                     self._read()
-        except KeyboardInterrupt:
-            interrupted = True
         finally:
             wall_s = time.perf_counter() - started
             self._engine.stop()
@@ -137,7 +153,11 @@ class OfflineRun:
             self._take(self._outputs.get())
         not_run = Answer(error="not run: interrupted")
         answers = [self._answers.get(position, not_run) for position in range(len(jobs))]
-        return Pass(answers, self._engine.load(), wall_s, interrupted)
+        return Pass(answers, self._engine.load(), wall_s, self._interrupted)
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        self._outputs.put([])  # wakes `_read`
 
     def _submit(self, waiting: deque[tuple[int, Job]]) -> None:
         """Hands over as much as the queue takes."""
