@@ -80,7 +80,7 @@ def _quick_switches() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts(told: Callable[[], None]) -> Iterator[None]:
-    """Calls `told` where a signal would raise KeyboardInterrupt, which may come between taking outputs and keeping them."""
+    """Calls `told` where a signal would raise KeyboardInterrupt, which could lose outputs that were just taken."""
     ours = []
     if threading.current_thread() is threading.main_thread():
         both = (signal.SIGINT, signal.SIGTERM)
