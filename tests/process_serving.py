@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -27,6 +27,19 @@ COMMAND = "import sys; from paceline.server.cli import main_serve; sys.exit(main
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 WAIT_S = 100.0  # every process imports libraries for seconds, on a machine that may be busy
+
+
+def starting(*first: str, **usual: Any) -> Iterator[Callable[..., Server]]:
+    """What a fixture yields: starts servers with these flags and more, which do not outlive the test."""
+    running: list[Server] = []
+
+    def start_one(*flags: str, **options: Any) -> Server:
+        running.append(Server(*first, *flags, **(usual | options)))
+        return running[-1]
+
+    yield start_one
+    for server in running:
+        server.close()
 
 
 def until(condition: Callable[[], Any]) -> Any:

@@ -28,7 +28,17 @@ from paceline.server.bearer import digest_of
 from paceline.v1 import generation_pb2 as pb
 from paceline.v1 import generation_pb2_grpc as rpc
 from playing import play
-from process_serving import NOT_SERVING, PROGRAM, SERVING, WAIT_S, Server, status_of, text_of, until
+from process_serving import (
+    NOT_SERVING,
+    PROGRAM,
+    SERVING,
+    WAIT_S,
+    Server,
+    starting,
+    status_of,
+    text_of,
+    until,
+)
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -47,16 +57,7 @@ def shared() -> Iterator[Server]:
 @pytest.fixture
 def start() -> Iterator[Callable[..., Server]]:
     """Starts servers that do not outlive the test."""
-    running: list[Server] = []
-
-    def start_one(*flags: str, **options: Any) -> Server:
-        server = Server("--frontends", "2", *flags, **options)
-        running.append(server)
-        return server
-
-    yield start_one
-    for server in running:
-        server.close()
+    yield from starting("--frontends", "2")
 
 
 @pytest.fixture

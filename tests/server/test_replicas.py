@@ -15,7 +15,17 @@ import pytest
 
 from mock_serving import generation
 from paceline.v1 import generation_pb2 as pb
-from process_serving import COMMAND, SERVING, WAIT_S, Frontend, Server, status_of, text_of, until
+from process_serving import (
+    COMMAND,
+    SERVING,
+    WAIT_S,
+    Frontend,
+    Server,
+    starting,
+    status_of,
+    text_of,
+    until,
+)
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -26,16 +36,7 @@ pytestmark = [
 @pytest.fixture
 def start() -> Iterator[Callable[..., Server]]:
     """Starts servers that do not outlive the test."""
-    running: list[Server] = []
-
-    def start_one(*flags: str) -> Server:
-        flags = ("--replicas", "2", "--log-level", "warning", *flags)
-        running.append(Server(*flags, program=("-c", COMMAND)))
-        return running[-1]
-
-    yield start_one
-    for server in running:
-        server.close()
+    yield from starting("--replicas", "2", "--log-level", "warning", program=("-c", COMMAND))
 
 
 def restarts(server: Server) -> float:

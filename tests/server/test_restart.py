@@ -25,6 +25,7 @@ from process_serving import (
     WAIT_S,
     Frontend,
     Server,
+    starting,
     status_of,
     text_of,
     until,
@@ -39,16 +40,7 @@ pytestmark = [
 @pytest.fixture
 def start() -> Iterator[Callable[..., Server]]:
     """Starts servers that do not outlive the test."""
-    running: list[Server] = []
-
-    def start_one(*flags: str) -> Server:
-        server = Server("--mock", "--log-level", "warning", *flags, program=("-c", COMMAND))
-        running.append(server)
-        return server
-
-    yield start_one
-    for server in running:
-        server.close()
+    yield from starting("--mock", "--log-level", "warning", program=("-c", COMMAND))
 
 
 def retry_s(error: Any) -> float:

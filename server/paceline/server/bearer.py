@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .caller import Caller
+from .config import ServeConfig
 from .errors import SetupError
 from .quota import Allowance, Quota
 from .reloaded import Reloaded, read_file
@@ -104,6 +105,11 @@ class Tokens:
         self._entries: tuple[Entry, ...] = ()
         self._callers: dict[bytes, Caller] = {}
         self._refresh(self._file.get())
+
+    @classmethod
+    def of(cls, config: ServeConfig) -> Tokens | None:
+        """Those of a server; None: everybody may."""
+        return None if config.tokens is None else cls(Path(config.tokens))
 
     def __len__(self) -> int:
         return len(self._entries)

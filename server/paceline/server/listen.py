@@ -35,11 +35,13 @@ def calls_loopback(hosts: Sequence[str]) -> bool:
 
 def check_free(host: str, port: int, flag: str) -> None:
     """SetupError if nothing can listen there."""
+    take(host, port, flag).close()
+
+
+def take(host: str, port: int, flag: str) -> socket.socket:
+    """A socket on a port that nobody else has. SetupError if it cannot be had."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        return _bind(host, port, socket.SO_REUSEADDR)
     except OSError as exc:
         raise cannot_listen(host, port, flag, exc) from exc
 
@@ -61,23 +63,23 @@ def reserve(host: str, port: int, flag: str) -> socket.socket:
     It does not listen, so no connection ever comes to it. Whoever does not share finds the port in use.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         try:
-            return _bind_shared(family, kind, address)
+            return _bind(host, port, socket.SO_REUSEPORT)
         except OSError:
             # Connections of an earlier server linger for a minute. With this option a second server could take
             # the port until our processes listen, so it comes second.
-            return _bind_shared(family, kind, address, socket.SO_REUSEADDR)
+            return _bind(host, port, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
     except OSError as exc:
         raise cannot_listen(host, port, flag, exc) from exc
 
 
-def _bind_shared(family: int, kind: int, address: object, *options: int) -> socket.socket:
+def _bind(host: str, port: int, *options: int) -> socket.socket:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     held = socket.socket(family, kind)
     try:
-        for option in (socket.SO_REUSEPORT, *options):
+        for option in options:
             held.setsockopt(socket.SOL_SOCKET, option, 1)
-        held.bind(address)  # type: ignore[arg-type]
+        held.bind(address)
     except OSError:
         held.close()
         raise

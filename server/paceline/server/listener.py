@@ -90,7 +90,7 @@ class Listener:
         """
         config = self._config
         options = [*_options(config).items(), ("grpc.so_reuseport", int(shared))]
-        tokens = None if config.tokens is None else Tokens(Path(config.tokens))
+        tokens = Tokens.of(config)
         server = grpc.aio.server(interceptors=self._interceptors(tokens), options=options)
         self._server = server
         self._offer(server)

@@ -141,8 +141,7 @@ class LocalListener(Listener):
         private: Path | None = None,
     ) -> tuple[int, int | None]:
         """Takes no port, not even that for HTTP."""
-        tokens = None if self._config.tokens is None else Tokens(Path(self._config.tokens))
-        self._local.intercept(self._interceptors(tokens))
+        self._local.intercept(self._interceptors(Tokens.of(self._config)))
         self._offer(self._local)
         await self.not_serving()
         return 0, None

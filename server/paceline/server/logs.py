@@ -147,7 +147,7 @@ class RequestRecord:
         return values
 
     def _summary(self, job: Job) -> Ended:
-        finishes = [] if self.running is None else self.running.finishes
+        finishes = self.finishes
         first = finishes[0].timings if finishes else Timings()
         tokens = finishes[0].usage.completion_tokens if finishes else 0
         return Ended(

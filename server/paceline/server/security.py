@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from . import http_extra, tls
 from .bearer import Tokens
@@ -29,8 +28,8 @@ def check(config: ServeConfig) -> None:
         )
     if files is not None:
         logger.info("TLS certificate good until %s", tls.read(files).expires)
-    if config.tokens is not None:
-        logger.info("%d tokens in %s", len(Tokens(Path(config.tokens))), config.tokens)
+    if (tokens := Tokens.of(config)) is not None:
+        logger.info("%d tokens in %s", len(tokens), config.tokens)
     _warn(config, outside, files is not None)
 
 

@@ -51,7 +51,7 @@ class HttpPort:
     async def bind(self, port: int, *, shared: bool) -> int:
         """Listens; returns the port. SetupError if it cannot be had. `shared`: other processes listen there too."""
         host = self._config.host
-        bound = listen.reserve(host, port, _FLAG) if shared else _take(host, port)
+        bound = (listen.reserve if shared else listen.take)(host, port, _FLAG)
         _notice_the_gone(bound)
         self._serving = asyncio.create_task(self._server.serve(sockets=[bound]))
         up = asyncio.create_task(self._server.up.wait())
@@ -84,22 +84,6 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.up.set()
-
-
-def _take(host: str, port: int) -> socket.socket:
-    """A socket on a port that nobody else has."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        taken = socket.socket(family, kind)
-        try:
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken.bind(address)
-        except OSError:
-            taken.close()
-            raise
-    except OSError as exc:
-        raise listen.cannot_listen(host, port, _FLAG, exc) from exc
-    return taken
 
 
 def _notice_the_gone(listening: socket.socket) -> None:

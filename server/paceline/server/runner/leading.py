@@ -13,7 +13,7 @@ from ..loader import Loaded
 from ..runner_port import WrappedRunner
 from ..step import Sampled, Step
 from .followers import Followers, end_group
-from .ranks import End, Heal, Place, RankConfig, Ranks, WarmUp
+from .ranks import End, Heal, Order, Place, RankConfig, Ranks, WarmUp
 from .shards import Part, check
 
 logger = logging.getLogger(__name__)
@@ -97,6 +97,6 @@ class LeadingRunner(WrappedRunner):
         if self._followers is not None:
             self._followers.close()
 
-    def _tell(self, order: BareStep | WarmUp | Heal | End) -> None:
+    def _tell(self, order: Order) -> None:
         assert self._ranks is not None
         self._ranks.tell(order)
