@@ -17,6 +17,7 @@ Parts:
 - streams: gRPC streams against `paceline serve`, closed loop.
 - profile: kernels, and calls by which the host waits.
 - deterministic: what `--deterministic` costs, and whether it holds.
+- fp8: a large model's file and steps with weights in fp8.
 """
 
 from __future__ import annotations

@@ -77,6 +77,8 @@ def shapes_of(part: str, shapes: Sequence[str]) -> list[str]:
     if part == "steps":
         whole = set(shapes) >= {STEP_SHAPES[0], STEP_SHAPES[-1]}
         return list(STEP_SHAPES if whole else shapes)
+    if part == "fp8":
+        return [shape for shape in shapes if _LARGE.search(shape)]
     return [LADDER_SHAPE if LADDER_SHAPE in shapes else shapes[0]]
 
 
@@ -184,6 +186,14 @@ def deterministic(bench: Bench, plan: Plan, shape: str) -> None:
     )
 
 
+def fp8(bench: Bench, plan: Plan, shape: str) -> None:
+    """The file and decode steps with weights in fp8, beside the parts `offline` and `steps`."""
+    flags = [*plan.flags(shape, plan.scale.context), "--quantization", "fp8"]
+    cases = [_step(rows, plan.scale) for rows in plan.scale.step_rows]
+    bench.unit(f"fp8/steps-{_name(shape)}", _START_S + 20, lambda: _cases(bench, cases, flags))
+    bench.unit(f"fp8/offline-{_name(shape)}", 60, lambda: _batch(bench, plan, flags))
+
+
 PARTS = {
     "ladder": ladder,
     "offline": offline,
@@ -192,6 +202,7 @@ PARTS = {
     "deterministic": deterministic,
     "profile": profile,
     "growth": growth,
+    "fp8": fp8,
 }
 
 

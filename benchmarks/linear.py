@@ -1,7 +1,7 @@
 """The linear layers of three models at few rows: each way to run them, timed on the GPU at hand.
 
     python benchmarks/linear.py [--models smollm2-135m,llama-1b,llama-8b] [--rows 1,8,16,32,64] [--out FILE.json]
-        [--seconds 95] [--compiled]
+        [--seconds 95] [--compiled] [--fp8]
 
 A time is that of one call inside a CUDA graph whose calls take turns with weights beyond the L2 cache. `eager`
 is transformers' own code, `torch` ours around cuBLAS, `copy` the read half of a device copy. Prints a
@@ -39,6 +39,7 @@ from linear_timing import (
     time_configs,
 )
 from paceline.server.runner.linear_configs import TORCH, Config, Layer, candidates, pick
+from paceline.server.runner.scaled import FP8, Scaled, Weight
 from paceline.server.runner.triton_linear import Norm, plan
 
 # name: hidden, outputs of qkv, inputs of o, intermediate, vocabulary
@@ -50,22 +51,31 @@ MODELS = {
 }
 COPY_BYTES = 1 << 30
 Row = dict[str, Any]
+Work = tuple[str, str, Layer, int]  # model, layer's name, layer, rows
 
 
-def layers(model: str) -> dict[str, Layer]:
+def layers(model: str, element_bytes: int) -> dict[str, Layer]:
     hidden, qkv, o, intermediate, vocabulary = MODELS[model]
-    return {
-        "qkv": Layer("norm_linear", qkv, hidden),
-        "o": Layer("linear_residual", hidden, o),
-        "gate_up": Layer("norm_gated", intermediate, hidden),
-        "down": Layer("linear_residual", hidden, intermediate),
-        "lm_head": Layer("linear", vocabulary, hidden),
+    found = {
+        "qkv": Layer("norm_linear", qkv, hidden, element_bytes),
+        "o": Layer("linear_residual", hidden, o, element_bytes),
+        "gate_up": Layer("norm_gated", intermediate, hidden, element_bytes),
+        "down": Layer("linear_residual", hidden, intermediate, element_bytes),
     }
+    if element_bytes == 1:  # the output matrix stays in bfloat16
+        return found
+    return found | {"lm_head": Layer("linear", vocabulary, hidden)}
+
+
+def ways(layer: Layer, m: int) -> list[Config]:
+    """What is timed: the built-in guess, and what else is worth it."""
+    return list(dict.fromkeys([pick(layer, m), *candidates(layer, m)]))
 
 
 def eager(trial: Trial, turn: int) -> Tensor:
     """The layer as transformers' modules compute it."""
     weight, op = trial.weights[turn % len(trial.weights)], trial.layer.op
+    assert isinstance(weight, Tensor)
     x = trial.x
     if trial.layer.has_norm:
         h = x.to(torch.float32)
@@ -86,13 +96,17 @@ def copy_gb_s(device: torch.device) -> float:
     return 2 * size / measure(lambda _: target.copy_(source), 5, device) / 1e3
 
 
-def run_layer(model: str, name: str, m: int, device: torch.device, compiled: bool) -> Row:
+def run_layer(
+    model: str, name: str, layer: Layer, m: int, device: torch.device, compiled: bool
+) -> Row:
     """All times of one layer at `m` rows; `best` is the fastest of ours."""
-    layer = layers(model)[name]
     trial = make_trial(layer, m, device)
-    rows = time_configs(trial, candidates(layer, m))
+    rows = time_configs(trial, ways(layer, m))
     row: Row = {"model": model, "layer": name, **asdict(layer), "m": m, "key": layer.key(m)}
-    row["eager_us"] = measure(lambda turn: eager(trial, turn), trial.calls, device)
+    if layer.element_bytes == 1:
+        compiled = False
+    else:
+        row["eager_us"] = measure(lambda turn: eager(trial, turn), trial.calls, device)
     if compiled:
         fast: Callable[[Trial, int], Tensor] = torch.compile(eager, dynamic=False)
         row["compiled_us"] = measure(lambda turn: fast(trial, turn), trial.calls, device)
@@ -109,9 +123,13 @@ def compile_one(layer: Layer, m: int, config: Config) -> None:
     norm = None
     if layer.has_norm and config.fuse_norm:
         norm = Norm(torch.empty(layer.k, **make), EPS, 0.0)
+    weight: Weight = torch.empty(layer.weight_rows, layer.k, **make)
+    if layer.element_bytes == 1:
+        scale = torch.empty(layer.weight_rows, dtype=torch.float32, device="meta")
+        weight = Scaled(weight.to(FP8), scale)
     plan(
         x,
-        torch.empty(layer.weight_rows, layer.k, **make),
+        weight,
         None,
         out,
         config,
@@ -121,13 +139,12 @@ def compile_one(layer: Layer, m: int, config: Config) -> None:
     ).compile()
 
 
-def compile_all(work: list[tuple[str, str, int]], limit_s: float) -> Row:
+def compile_all(work: list[Work], limit_s: float) -> Row:
     """Compiles the kernels in parallel. What fails or is late is compiled again where it is timed."""
     started = time.monotonic()
     jobs = {}
-    for model, name, m in work:
-        layer = layers(model)[name]
-        for config in candidates(layer, m):
+    for _, _, layer, m in work:
+        for config in ways(layer, m):
             if config != TORCH:
                 jobs[layer.key(m), config] = (layer, m, config)
     workers = max(1, min(12, len(os.sched_getaffinity(0)) - 2))
@@ -141,12 +158,12 @@ def compile_all(work: list[tuple[str, str, int]], limit_s: float) -> Row:
     return {"kernels": len(jobs), "workers": workers, "seconds": seconds, "failed": failed}
 
 
-def in_order(models: list[str], ms: list[int]) -> Iterator[tuple[str, str, int]]:
+def in_order(models: list[str], ms: list[int], element_bytes: int) -> Iterator[Work]:
     """The numbers of rows that matter most come first, in case time runs out."""
     for m in sorted(ms, key=lambda m: (m not in (1, 16), m)):
         for model in models:
-            for name in layers(model):
-                yield model, name, m
+            for name, layer in layers(model, element_bytes).items():
+                yield model, name, layer, m
 
 
 def table(rows: list[Row], copy: float) -> Iterator[str]:
@@ -158,10 +175,12 @@ def table(rows: list[Row], copy: float) -> Iterator[str]:
             f"{best.kind} {best.block_n}x{best.block_k} split {best.split_k} warps {best.num_warps}"
         )
         how += f" stages {best.num_stages}{'' if best.fuse_norm else ', norm before'}"
-        compiled = f"{row['compiled_us']:.2f}" if "compiled_us" in row else "-"
+        eager, compiled = (
+            f"{row[key]:.2f}" if key in row else "-" for key in ("eager_us", "compiled_us")
+        )
         yield (
             f"| {row['model']} | {row['layer']} | {row['m']} | {'torch' if best == TORCH else how} "
-            f"| {row['best']['us']:.2f} | {row['torch_us']:.2f} | {row['eager_us']:.2f} | {compiled} "
+            f"| {row['best']['us']:.2f} | {row['torch_us']:.2f} | {eager} | {compiled} "
             f"| {row['gb_s']:.0f} | {row['gb_s'] / copy:.2f} |"
         )
 
@@ -169,7 +188,8 @@ def table(rows: list[Row], copy: float) -> Iterator[str]:
 def guesses(rows: list[Row]) -> Iterator[str]:
     """How far the built-in guess is from the best, where it is far, and what could not run."""
     for row in rows:
-        guess = asdict(pick(Layer(row["op"], row["n"], row["k"]), row["m"]))
+        layer = Layer(row["op"], row["n"], row["k"], row["element_bytes"])
+        guess = asdict(pick(layer, row["m"]))
         us = next((r["us"] for r in row["candidates"] if r["config"] == guess and "us" in r), None)
         if us is None or us > 1.1 * row["best"]["us"]:
             yield f"guess for {row['key']}: {us} µs, best {row['best']['us']:.2f} µs"
@@ -190,6 +210,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=95.0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--compiled", action="store_true", help="time torch.compile too; slow")
+    parser.add_argument("--fp8", action="store_true", help="weights in fp8")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     started = time.monotonic()
@@ -197,16 +218,17 @@ def main() -> None:
         parser.error("no GPU; --smoke needs none")
     device = torch.device("cpu") if options.smoke else torch.device("cuda", 0)
     models = ["smoke"] if options.smoke else options.models.split(",")
-    work = list(in_order(models, [int(m) for m in options.rows.split(",")]))
+    rows_asked = [int(m) for m in options.rows.split(",")]
+    work = list(in_order(models, rows_asked, 1 if options.fp8 else 2))
     compiling = {} if options.smoke else compile_all(work, options.seconds * 0.6)
     say(f"compiled: {compiling}")
     copy = copy_gb_s(device)
     rows: list[Row] = []
     with torch.inference_mode():
-        for model, name, m in work:
+        for model, name, layer, m in work:
             if time.monotonic() - started > options.seconds:
                 break
-            rows.append(run_layer(model, name, m, device, options.compiled))
+            rows.append(run_layer(model, name, layer, m, device, options.compiled))
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, interpreted"
     result: Row = {"device": gpu, "torch": torch.__version__, "copy_gb_s": copy}
     result |= {"seconds": time.monotonic() - started, "skipped": len(work) - len(rows)}

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from paceline.server.runner.linear_configs import Config, Layer
+from paceline.server.runner.scaled import Scaled, Weight
 from paceline.server.runner.triton_linear import linear, linear_residual, norm_linear
 
 EPS = 1e-5
 MIN_CALLS, MAX_CALLS = 20, 128
 REPLAYS = 5
-TOLERANCE = 0.02  # of the largest output: far above bfloat16's rounding, far below any mistake
+# Of the largest output: far above bfloat16's rounding, or that of fp8 rows, far below any mistake.
+TOLERANCE = {2: 0.02, 1: 0.06}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Trial:
     layer: Layer
     x: Tensor
     norm: Tensor
-    weights: Tensor
+    weights: Sequence[Weight]
     residual: Tensor
 
     @property
@@ -57,12 +59,16 @@ def make_trial(
     """Tensors for `m` rows; weights until they are three times the L2 cache, at most MAX_CALLS."""
     copies = min(MAX_CALLS, math.ceil(3 * _l2_bytes(device) / layer.weight_bytes))
     make: Any = {"device": device, "dtype": dtype}
-    weights = torch.empty(copies, layer.weight_rows, layer.k, **make)
+    plain = torch.empty(copies, layer.weight_rows, layer.k, **make)
+    plain.uniform_(-1, 1).mul_(layer.k**-0.5)
+    weights: Sequence[Weight] = list(plain)
+    if layer.element_bytes == 1:
+        weights = [Scaled.of(each) for each in plain]
     return Trial(
         layer=layer,
         x=torch.randn(m, layer.k, **make),
         norm=torch.rand(layer.k, **make) + 0.5,
-        weights=weights.uniform_(-1, 1).mul_(layer.k**-0.5),
+        weights=weights,
         residual=torch.randn(m, layer.n, **make),
     )
 
@@ -99,7 +105,7 @@ def time_configs(trial: Trial, configs: Sequence[Config]) -> list[dict[str, Any]
         row: dict[str, Any] = {"config": asdict(config)}
         try:
             worst = float((trial.call(0, config).float() - expected).abs().max())
-            if not worst <= TOLERANCE * float(expected.abs().max()):
+            if not worst <= TOLERANCE[trial.layer.element_bytes] * float(expected.abs().max()):
                 raise ArithmeticError(f"is off by {worst}")
             call = partial(trial.call, config=config)
             row["us"] = measure(call, trial.calls, device)

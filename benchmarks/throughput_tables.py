@@ -157,3 +157,29 @@ def deterministic(results: Result, reference: Result) -> Iterator[str]:
             f"Tokens and log-probabilities alone and in crowds of {check['rows']}: {same} of {check['compared']} "
             "comparisons are bit-identical."
         )
+
+
+def fp8(results: Result, reference: Result) -> Iterator[str]:
+    """Weights in fp8 beside those in bfloat16, of the same call where both were measured in it."""
+    units = units_of(results, "fp8/")
+    if not units:
+        return
+    yield "### Weights in fp8\n"
+    yield "| model's shape | what | bfloat16 | fp8 | times as fast |"
+    yield "|---|---|---:|---:|---:|"
+    for name, found in units.items():
+        kind, _, shape = name.partition("-")
+        plain = unit_of(results, f"{kind}/{shape}")
+        if plain is None:
+            continue
+        if kind == "offline":
+            before, after = plain["output_tokens_per_s"], found["output_tokens_per_s"]
+            cells = ["the file, output tok/s", rate(before), rate(after), f"{after / before:.2f}"]
+            yield row([shape, *cells])
+            continue
+        slow = {case["rows"]: case["step_ms"] for case in plain["cases"] if "step_ms" in case}
+        for case in found["cases"]:
+            if case.get("step_ms") and case["rows"] in slow:
+                before, after = slow[case["rows"]], case["step_ms"]
+                what = f"a step of {case['rows']} rows, ms"
+                yield row([shape, what, f"{before:.2f}", f"{after:.2f}", f"{before / after:.2f}"])

@@ -13,6 +13,7 @@ from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 from paceline.server.config import EngineConfig, Mode, ModelConfig
+from paceline.server.errors import SetupError
 from paceline.server.pages import PagePool
 from paceline.server.request import (
     FinishReason,
@@ -23,12 +24,15 @@ from paceline.server.request import (
 )
 from paceline.server.runner.loading import LoadedModel
 from paceline.server.runner.paged_runner import PagedRunner
+from paceline.server.runner.scaled import Scaled, take_over
+from paceline.server.runner.triton_linear import round_rows
 from paceline.server.scheduler import Scheduler
 from paceline.server.step import Step
 from tiny_models import FAMILIES, MAX_POSITIONS, greedy_reference, model_info, tiny_model
 
 # The interpreter takes its time: one plain family, and one with windows and soft-caps.
 FAMILIES_HERE = FAMILIES if DEVICE.type == "cuda" else ("llama", "gemma2")
+FUSED = ("llama", "mistral", "qwen2", "qwen3") if DEVICE.type == "cuda" else ("llama",)
 GREEDY = SamplingParams(temperature=0.0)
 NUM_PAGES = 14  # too few for all rows: preemption happens
 LAYERS = 2  # one of each kind
@@ -126,6 +130,64 @@ def beginnings(drive: Drive, tokens: int = 2) -> list[list[int]]:
         drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, StoppingParams(tokens), 0.0))
     drive.finish()
     return [drive.tokens[str(i)] for i in range(len(work()))]
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_fp8_weights(family: str) -> None:
+    """With fp8 weights tokens are as likely as to transformers' model whose linear layers are rounded so."""
+    drive = Drive(family, quantization="fp8")
+    for i, (prompt, length) in enumerate(work()):
+        stopping = StoppingParams(length)
+        drive.scheduler.add(Request(str(i), tuple(prompt), GREEDY, stopping, 0.0, logprobs=1))
+    drive.finish()
+
+    assert drive.pages.num_used == 0
+    _, model = tiny_model(family, num_hidden_layers=LAYERS)
+    assert _off(drive, model) > 0.1
+    _round_layers(model)
+    assert _off(drive, model) < 0.001
+
+
+def _off(drive: Drive, model: torch.nn.Module) -> float:
+    """By how much, on average, log-probabilities of the drive's tokens differ from the model's."""
+    off = []
+    for i, (prompt, length) in enumerate(work()):
+        tokens = drive.tokens[str(i)]
+        assert len(tokens) == length
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt, *tokens]])).logits[0]
+        likely = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        got = [each.chosen for output in drive.outputs[str(i)] for each in output.logprobs]
+        off += [abs(got[at] - float(likely[at, token])) for at, token in enumerate(tokens)]
+    return sum(off) / len(off)
+
+
+def _round_layers(model: torch.nn.Module) -> None:
+    """Every linear layer's weights become what fp8 holds, but the output matrix.
+
+    So do its rows where torch multiplies, and the products bfloat16: in the interpreter always, on a GPU in none of the
+    small steps here.
+    """
+
+    def rounded(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        rows, scale = round_rows(inputs[0][0].contiguous())
+        return (rows.float() * scale)[None]
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+            weight = Scaled.of(module.weight.data)
+            module.weight.data = weight.values.float() * weight.scale[:, None]
+            if DEVICE.type == "cpu":
+                module.register_forward_pre_hook(rounded)
+                module.register_forward_hook(lambda _module, _inputs, out: out.bfloat16().float())
+
+
+def test_fp8_refusals() -> None:
+    """What cannot be stored or multiplied so is said at the start."""
+    with pytest.raises(SetupError, match="multiples of 16; one has 24 outputs and 32 inputs"):
+        take_over([torch.nn.Linear(32, 8), torch.nn.Linear(32, 16)])
+    with pytest.raises(SetupError, match="needs fused layers, which llama, mistral"):
+        Drive("gpt2", quantization="fp8")
 
 
 def test_static_batches() -> None:

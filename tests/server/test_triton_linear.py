@@ -24,6 +24,7 @@ from paceline.server.runner.linear_configs import (
     pick,
     row_bucket,
 )
+from paceline.server.runner.scaled import LARGEST, Scaled
 
 # The sigmoid of a very negative number divides by infinity, as meant; NumPy would warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
@@ -211,6 +212,75 @@ class TestAgainstEagerCode:
         x, norm, weight = tensors(torch.bfloat16, (0, 96), (96,), (24, 96))
 
         assert triton_linear.norm_linear(x, norm, EPS, weight).shape == (0, 24)
+
+
+class TestFp8Weights:
+    @every_way
+    def test_every_layer(self, config: Config) -> None:
+        """Norm, product, gates, bias and residual with scaled weights are those of the weights they stand for."""
+        m, n, k = 3, 32, 80
+        tall = n if config.split_k > 1 else 2 * n
+        x, norm, weight, bias = tensors(torch.bfloat16, (m, k), (k,), (tall, k), (tall,))
+        residual = tensors(torch.bfloat16, (m, tall), seed=1)[0]
+        scaled = Scaled.of(weight * torch.logspace(-3, 3, tall, device=DEVICE)[:, None])
+        meant = scaled.values.float() * scaled.scale[:, None]
+        normed, plain = llama_norm(x, norm), x
+        if config.kind == "torch":  # many rows are rounded as well
+            normed, plain = rounded_rows(normed), rounded_rows(plain)
+
+        got = triton_linear.norm_linear(x, norm, EPS, scaled, bias, config=config)
+        check(got, product_with(normed, meant, bias))
+        got = triton_linear.linear_residual(x, scaled, None, residual, config=config)
+        check(got, residual + product_with(plain, meant))
+        if config.split_k == 1:
+            got = triton_linear.norm_linear(
+                x, norm, EPS, scaled, activation="silu_mul", config=config
+            )
+            gate, up = product_with(normed, meant).chunk(2, dim=-1)
+            check(got, F.silu(gate) * up)
+
+    def test_rounded_rows(self) -> None:
+        """Each row's largest value becomes fp8's; zeros stay zeros, and a neighbour changes nothing."""
+        (x,) = tensors(torch.bfloat16, (5, 80))
+        x[1] = 0
+        x[2] *= 1e6
+
+        rows, scale = triton_linear.round_rows(x)
+
+        off = (rows.float() * scale - x.float()).abs()
+        half = 1 / 16  # of the last of three bits
+        assert (off <= half * x.float().abs() + scale * 2**-9).all()
+        assert rows[0].float().abs().max() == LARGEST
+        assert not rows[1].float().any()
+        alone, lone_scale = triton_linear.round_rows(x[3:4])
+        assert torch.equal(alone.float()[0], rows.float()[3]) and lone_scale[0] == scale[3]
+
+    def test_scales_that_do_not_fit(self) -> None:
+        """Nothing is read beyond a scale's end."""
+        x, weight = tensors(torch.bfloat16, (4, 96), (32, 96))
+        scaled = Scaled.of(weight)
+
+        with pytest.raises(ValueError, match="scales"):
+            triton_linear.linear(x, scaled._replace(scale=scaled.scale[:8]), config=WAYS["dot"])
+
+    @pytest.mark.parametrize("m", [1, 8, 32, 64])
+    def test_few_rows_are_left_unrounded(self, m: int) -> None:
+        """The guess for few rows is one of our own kernels."""
+        for op in ("linear", "linear_residual", "norm_linear", "norm_gated"):
+            layer = Layer(op, 4096, 4096, element_bytes=1)
+            assert layer.weight_bytes == (2 if op == "norm_gated" else 1) << 24
+            assert pick(layer, m).kind in ("vec", "dot")
+
+
+def rounded_rows(x: Tensor) -> Tensor:
+    """What the rows in fp8 stand for, in float32."""
+    rows, scale = triton_linear.round_rows(x)
+    return rows.float() * scale
+
+
+def product_with(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A product in float32, rounded to bfloat16 before and behind the bias."""
+    return product(x, weight, bias).to(torch.bfloat16)
 
 
 class TestRows:

@@ -119,8 +119,8 @@ class ModelConfig(BaseModel):
         None, ge=1, description="memory for pages; unset: from what is free"
     )
     num_threads: int | None = Field(None, ge=1, description="CPU threads; unset: physical cores")
-    quantization: Literal["none", "int8"] = Field(
-        "none", description="number format of the linear layers' weights; int8 on a CPU"
+    quantization: Literal["none", "int8", "fp8"] = Field(
+        "none", description="format of the linear layers' weights: int8 on a CPU, fp8 on a GPU"
     )
     runtime: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="what computes on a CPU; auto: openvino where it is installed and can"

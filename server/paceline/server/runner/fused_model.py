@@ -8,6 +8,7 @@ Small batches are bound by how many kernels start, so norms and activations ride
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .scaled import Scaled, Weight, product, take_over
 from .triton_attention import PagedStep, attend
 from .triton_layer import rotate_and_store
 from .triton_linear import gated, linear_residual, norm_linear, rms_norm
@@ -30,14 +32,14 @@ class _Layer:
     """One decoder layer's weights; `[out, in]` as in `nn.Linear`."""
 
     input_norm: Tensor
-    qkv: Tensor
+    qkv: Weight
     qkv_bias: Tensor | None
     head_norms: tuple[Tensor, Tensor, float] | None
-    out: Tensor
+    out: Weight
     out_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Weight
+    down: Weight
     scale: float
     window: int | None
 
@@ -54,14 +56,18 @@ def fits(model: PreTrainedModel) -> bool:
 
 
 class FusedModel:
-    """Computes a step's logits with the weights of a transformers model, which it shares.
+    """Computes a step's logits with the weights of a transformers model.
 
     Args:
-        model: one that `fits`; its projections become views of the concatenated weights made here.
+        model: one that `fits`; its projections become views of the concatenated weights made here, or with `fp8` empty.
         max_positions: rows of the rotary tables.
+        fp8: whether the layers' weights are stored in fp8; embedding and output matrix stay as they are.
+
+    Raises:
+        SetupError: these weights cannot be.
     """
 
-    def __init__(self, model: PreTrainedModel, max_positions: int) -> None:
+    def __init__(self, model: PreTrainedModel, max_positions: int, *, fp8: bool = False) -> None:
         inner: Any = model.model
         config = model.config
         self._heads = int(config.num_attention_heads)
@@ -72,7 +78,8 @@ class FusedModel:
         self._norm: Tensor = inner.norm.weight
         head: Any = model.get_output_embeddings()
         self._head: Tensor = head.weight
-        self._layers = [_read(layer, config) for layer in inner.layers]
+        join = take_over if fp8 else _joined
+        self._layers = [_read(layer, config, join) for layer in inner.layers]
         self._caches: list[Tensor] = []
         self._cos, self._sin = _rotary_tables(inner.rotary_emb, max_positions, self._embedding)
 
@@ -101,7 +108,7 @@ class FusedModel:
         if small:
             qkv = norm_linear(x, layer.input_norm, self._eps, layer.qkv, layer.qkv_bias)
         else:
-            qkv = F.linear(rms_norm(x, layer.input_norm, self._eps), layer.qkv, layer.qkv_bias)
+            qkv = product(rms_norm(x, layer.input_norm, self._eps), layer.qkv, layer.qkv_bias)
         query = rotate_and_store(
             qkv, self._cos, self._sin, cache, step, self._heads, layer.head_norms
         )
@@ -114,18 +121,20 @@ class FusedModel:
             inner = norm_linear(x, layer.mlp_norm, self._eps, layer.gate_up, activation="silu_mul")
             return linear_residual(inner, layer.down, None, x)
         x = _add_product(x, attended, layer.out, layer.out_bias)
-        inner = gated(F.linear(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up), "silu_mul")
+        inner = gated(product(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up), "silu_mul")
         return _add_product(x, inner, layer.down, None)
 
 
-def _add_product(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _add_product(x: Tensor, y: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
     """`x + y W^T + b`, in place: nobody needs the residual any more."""
+    if isinstance(weight, Scaled):
+        return x.add_(product(y, weight, bias))
     if bias is not None:
         x += bias
     return x.addmm_(y, weight.t())
 
 
-def _read(layer: Any, config: Any) -> _Layer:
+def _read(layer: Any, config: Any, join: Callable[[list[nn.Linear]], Weight]) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
     norms = None
@@ -137,14 +146,14 @@ def _read(layer: Any, config: Any) -> _Layer:
         window = config.sliding_window
     return _Layer(
         input_norm=layer.input_layernorm.weight,
-        qkv=_joined(qkv),
+        qkv=join(qkv),
         qkv_bias=None if qkv[0].bias is None else torch.cat([each.bias for each in qkv]),
         head_norms=norms,
-        out=attention.o_proj.weight,
+        out=join([attention.o_proj]),
         out_bias=attention.o_proj.bias,
         mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=_joined([mlp.gate_proj, mlp.up_proj]),
-        down=mlp.down_proj.weight,
+        gate_up=join([mlp.gate_proj, mlp.up_proj]),
+        down=join([mlp.down_proj]),
         scale=float(attention.scaling),
         window=window,
     )
@@ -152,6 +161,8 @@ def _read(layer: Any, config: Any) -> _Layer:
 
 def _joined(linears: list[nn.Linear]) -> Tensor:
     """One weight for all; the layers keep views of it, so that nothing is stored twice."""
+    if len(linears) == 1:
+        return linears[0].weight
     whole = torch.cat([linear.weight.detach() for linear in linears])
     start = 0
     for linear in linears:

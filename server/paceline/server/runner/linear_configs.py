@@ -12,7 +12,6 @@ MULTIPROCESSORS = 132  # of an H100; the guess is for that size of GPU
 SMALL_BYTES = 16 << 20  # a layer whose weights are read in the time of a few launches
 LARGE_BYTES = 32 << 20  # weights that would push everything else out of the L2 cache
 _HUGE_BYTES = 512 << 20
-ELEMENT_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +21,7 @@ class Layer:
     op: Op
     n: int
     k: int
+    element_bytes: int = 2  # of a weight; 1 is fp8
 
     @property
     def weight_rows(self) -> int:
@@ -29,7 +29,7 @@ class Layer:
 
     @property
     def weight_bytes(self) -> int:
-        return self.weight_rows * self.k * ELEMENT_BYTES
+        return self.weight_rows * self.k * self.element_bytes
 
     @property
     def has_norm(self) -> bool:
@@ -37,7 +37,8 @@ class Layer:
 
     def key(self, m: int) -> str:
         """The layer's name in a table, for `m` rows."""
-        return f"{self.op}:{self.n}x{self.k}:m{row_bucket(m)}"
+        fp8 = ":fp8" if self.element_bytes == 1 else ""
+        return f"{self.op}:{self.n}x{self.k}{fp8}:m{row_bucket(m)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,8 @@ def pick(layer: Layer, m: int) -> Config:
     bucket, small = row_bucket(m), layer.weight_bytes < SMALL_BYTES
     if bucket == 1:
         return candidates(layer, m)[0]
+    if layer.element_bytes == 1:
+        return _pick_fp8(layer, bucket)
     if layer.op in ("norm_linear", "linear"):
         return _pick_plain(layer, bucket, small)
     if layer.op == "norm_gated":
@@ -160,6 +163,13 @@ def pick(layer: Layer, m: int) -> Config:
     if not small and layer.k > 3 * layer.n:
         return Config("dot", 64, 128, split_k=2, num_warps=4, num_stages=4)
     return Config("dot", 16 if small else 32, 128, num_warps=4, num_stages=4)
+
+
+def _pick_fp8(layer: Layer, bucket: int) -> Config:
+    """Our own kernel, which leaves the rows unrounded."""
+    width = 16 if layer.op == "norm_gated" or bucket == 16 else 32
+    block_k = 256 if bucket == 16 else 128
+    return Config("dot", width, block_k, num_warps=4, num_stages=5, fuse_norm=not layer.has_norm)
 
 
 def _pick_plain(layer: Layer, bucket: int, small: bool) -> Config:

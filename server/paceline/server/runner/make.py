@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FP8 = (8, 9)  # the first GPUs that multiply it: Ada, Hopper
+
 
 def load_runner(model: ModelConfig, engine: EngineConfig) -> Loaded:
     """What computes the model that `model` names, not warm yet, and its tokenizer. SetupError if it cannot be had."""
@@ -63,8 +65,14 @@ def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) 
 
 def _check(device: str, config: ModelConfig) -> None:
     on_gpu = device == "cuda"
-    if config.quantization != "none" and device != "cpu":
-        raise SetupError(f"--quantization {config.quantization} needs the CPU; {device} takes none")
+    if config.quantization == "int8" and device != "cpu":
+        other = " (but fp8)" if on_gpu else ""
+        raise SetupError(f"--quantization int8 needs the CPU; {device} takes none{other}")
+    if config.quantization == "fp8":
+        if not on_gpu or torch.cuda.get_device_capability() < _FP8:
+            raise SetupError("--quantization fp8 needs a GPU of compute capability 8.9 or more")
+        if config.attention == "sdpa":
+            raise SetupError("--quantization fp8 does not go together with --attention sdpa")
     if config.compile == "on" and (not on_gpu or config.attention == "sdpa"):
         raise SetupError("--compile on needs a GPU and its own attention; nothing else is compiled")
     if config.attention == "triton" and not on_gpu:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..config import EngineConfig, ModelConfig
-from ..errors import StepOutOfMemory
+from ..errors import SetupError, StepOutOfMemory
 from ..step import Sampled, Step
 from . import staging
 from .choosing import prompt_logprobs, raw_prompt_logprobs
-from .fused_model import FusedModel, fits
+from .fused_model import FAMILIES, FusedModel, fits
 from .graphs import Graphs
 from .kv_cache import KVCache, KVShape
 from .loading import LoadedModel
@@ -296,8 +296,11 @@ class PagedRunner:
 
 
 def _computes(loaded: LoadedModel, config: ModelConfig, context: int) -> Computes:
+    fp8 = config.quantization == "fp8"
     if config.fused_layers and config.compile != "on" and fits(loaded.model):
-        return FusedModel(loaded.model, context)
+        return FusedModel(loaded.model, context, fp8=fp8)
+    if fp8:
+        raise SetupError(f"--quantization fp8 needs fused layers, which {', '.join(FAMILIES)} have")
     compiled = config.compile == "on" or (config.compile == "auto" and config.cuda_graphs)
     return PagedModel(loaded.model, compiled and loaded.device.type == "cuda")
 

@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .linear_configs import LARGE_BYTES, Config, Layer, Op, block_m, pick
+from .scaled import FP8, LARGEST, Scaled, Weight, product, values_of
 from .triton_linear_kernels import (
     GELU_TANH,
     OFFSET_NORM,
@@ -28,6 +28,7 @@ from .triton_linear_kernels import (
     gate_kernel,
     linear_kernel,
     rms_norm_kernel,
+    round_rows_kernel,
 )
 
 Activation = Literal["silu_mul", "gelu_tanh_mul"]
@@ -60,7 +61,7 @@ def norm_linear(
     x: Tensor,
     norm_weight: Tensor,
     eps: float,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None = None,
     *,
     activation: Activation | None = None,
@@ -74,19 +75,18 @@ def norm_linear(
     `norm_offset=1.0` is Gemma's norm: `(1 + weight) * x`, rounded once.
 
     Args:
-        x: `[M, K]`, rows contiguous; the other tensors have its dtype and are contiguous.
+        x: `[M, K]`, rows contiguous; the other tensors have its dtype (fp8 weights apart) and are contiguous.
         config: how to compute; unset: the best guess for the shape.
         out: where the result goes, contiguous; not with an activation, and no bias beside it.
     """
-    n = weight.shape[0] // 2 if activation else weight.shape[0]
-    op: Op = "norm_gated" if activation else "norm_linear"
-    config = config or pick(Layer(op, n, weight.shape[1]), x.shape[0])
+    config = config or pick(_layer("norm_gated" if activation else "norm_linear", weight), len(x))
     if config.kind == "torch":
         normed = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
-        if out is not None:
+        if out is not None and not isinstance(weight, Scaled):
             return torch.mm(normed, weight.t(), out=out)
-        product = F.linear(normed, weight, bias)
-        return gated(product, activation) if activation else product
+        found = product(normed, weight, bias)
+        found = gated(found, activation) if activation else found
+        return found if out is None else out.copy_(found)
     if not config.fuse_norm:
         x = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
         return _run(x, weight, bias, config, activation=activation, out=out)
@@ -96,26 +96,26 @@ def norm_linear(
 
 def linear_residual(
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     residual: Tensor,
     *,
     config: Config | None = None,
 ) -> Tensor:
     """`residual + linear(x)`, `[M, N]`; the product is rounded before the addition, as in eager code."""
-    config = config or pick(Layer("linear_residual", *weight.shape), x.shape[0])
+    config = config or pick(_layer("linear_residual", weight), len(x))
     if config.kind == "torch":
-        return residual + F.linear(x, weight, bias)
+        return residual + product(x, weight, bias)
     return _run(x, weight, bias, config, residual=residual)
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, config: Config | None = None
+    x: Tensor, weight: Weight, bias: Tensor | None = None, *, config: Config | None = None
 ) -> Tensor:
     """`x @ weight.T + bias`, `[M, N]`."""
-    config = config or pick(Layer("linear", *weight.shape), x.shape[0])
+    config = config or pick(_layer("linear", weight), len(x))
     if config.kind == "torch":
-        return F.linear(x, weight, bias)
+        return product(x, weight, bias)
     return _run(x, weight, bias, config)
 
 
@@ -138,6 +138,18 @@ def gated(gate_up: Tensor, activation: Activation) -> Tensor:
     return out
 
 
+def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` `[M, K]`, contiguous, in fp8, and each row's scale `[M, 1]` in float32."""
+    m, k = x.shape
+    out = torch.empty(x.shape, dtype=FP8, device=x.device)
+    scale = torch.empty((m, 1), dtype=torch.float32, device=x.device)
+    if out.numel():
+        block = max(16, _power_of_two(k, up=True))
+        sizes = {"LARGEST": LARGEST, "K": k, "BLOCK": block, "EMULATED": _EMULATED}
+        Launch(round_rows_kernel, (m,), (x, out, scale), sizes).run()
+    return out, scale
+
+
 class Norm(NamedTuple):
     weight: Tensor
     eps: float
@@ -158,7 +170,7 @@ def plan_norm(x: Tensor, norm: Norm, out: Tensor) -> Launch:
 
 def plan(
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     out: Tensor,
     config: Config,
@@ -181,7 +193,18 @@ def plan(
         size = (grid[0] * grid[2], config.split_k, height, config.block_n)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
         arrived = _arrived(x.device, grid[0] * grid[2])
-    tensors = (x, norm.weight if norm else None, weight, bias, residual, out, partial, arrived)
+    values, scale = weight if isinstance(weight, Scaled) else (weight, None)
+    tensors = (
+        x,
+        norm.weight if norm else None,
+        values,
+        scale,
+        bias,
+        residual,
+        out,
+        partial,
+        arrived,
+    )
     numbers = (m, x.stride(0), norm.eps if norm else 0.0, norm.offset if norm else 0.0)
     options = {
         "N": n,
@@ -196,7 +219,7 @@ def plan(
         "SQUARES": max(16, min(_SQUARES // height, 4096, _power_of_two(k, up=True))),
         "SPLIT": config.split_k,
         "STAGES": config.num_stages,
-        "EVICT": "evict_first" if weight.numel() * weight.itemsize >= LARGE_BYTES else "",
+        "EVICT": "evict_first" if values.numel() * values.itemsize >= LARGE_BYTES else "",
         "EMULATED": _EMULATED,
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
@@ -204,9 +227,15 @@ def plan(
     return Launch(linear_kernel, grid, tensors + numbers, options)
 
 
+def _layer(op: Op, weight: Weight) -> Layer:
+    rows, k = values_of(weight).shape
+    n = rows // 2 if op == "norm_gated" else rows
+    return Layer(op, n, k, 1 if isinstance(weight, Scaled) else 2)
+
+
 def _run(
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     config: Config,
     *,
@@ -215,8 +244,9 @@ def _run(
     residual: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    n = weight.shape[0] // 2 if activation else weight.shape[0]
+    rows = len(values_of(weight))
     if out is None:
+        n = rows // 2 if activation else rows
         out = torch.empty(x.shape[0], n, dtype=x.dtype, device=x.device)
     if out.numel():
         parts: dict[str, Any] = {"norm": norm, "activation": activation, "residual": residual}
@@ -226,16 +256,19 @@ def _run(
 
 def _check(
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     out: Tensor,
     norm: Norm | None,
     residual: Tensor | None,
 ) -> None:
     """The kernel takes addresses on trust, so nothing of another shape may reach it."""
-    rows, k = weight.shape
-    if x.shape[1] != k or x.stride(1) != 1 or not weight.is_contiguous():
-        raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit")
+    values = values_of(weight)
+    rows, k = values.shape
+    if x.shape[1] != k or x.stride(1) != 1 or not values.is_contiguous():
+        raise ValueError(f"x {tuple(x.shape)} and weight {tuple(values.shape)} do not fit")
+    if isinstance(weight, Scaled) and weight.scale.shape != (rows,):
+        raise ValueError(f"{tuple(weight.scale.shape)} scales do not fit {rows} outputs")
     if norm and norm.weight.shape != (k,):
         raise ValueError(f"the norm has {norm.weight.numel()} weights for {k} columns")
     if bias is not None and bias.shape != (rows,):
@@ -244,7 +277,8 @@ def _check(
         raise ValueError(
             f"residual {tuple(residual.shape)} is not like the output {tuple(out.shape)}"
         )
-    others = [weight, bias, residual, norm.weight if norm else None]
+    others = [bias, residual, norm.weight if norm else None]
+    others += [] if isinstance(weight, Scaled) else [weight]
     if any(other is not None and other.dtype != x.dtype for other in others):
         raise ValueError("x, weights, bias and residual must have one dtype")
 

@@ -85,7 +85,7 @@ def _add_product(acc, x, w, VEC: tl.constexpr, EMULATED: tl.constexpr):
     elif EMULATED:  # the interpreter multiplies the bits of bfloat16 as if they were integers
         acc = tl.dot(x.to(tl.float32), tl.trans(w.to(tl.float32)), acc, input_precision="ieee")
     else:
-        acc = tl.dot(x, tl.trans(w), acc, input_precision="ieee")
+        acc = tl.dot(x, tl.trans(w.to(x.dtype)), acc, input_precision="ieee")
     return acc
 
 
@@ -123,6 +123,7 @@ def _finish(
     rows,
     cols,
     m,
+    scale_ptr,
     bias_ptr,
     residual_ptr,
     out_ptr,
@@ -130,11 +131,15 @@ def _finish(
     ACTIVATION: tl.constexpr,
     EMULATED: tl.constexpr,
 ):
-    """Bias, activation and residual; stores what lies inside `[m, N]`."""
+    """The weights' scales, bias, activation and residual; stores what lies inside `[m, N]`."""
     DTYPE: tl.constexpr = out_ptr.dtype.element_ty
     safe = tl.minimum(cols, N - 1)
     where = rows.to(tl.int64)[:, None] * N + cols[None, :]
     inside = (rows < m)[:, None] & (cols < N)[None, :]
+    if scale_ptr is not None:
+        acc *= tl.load(scale_ptr + safe)[None, :]
+        if ACTIVATION != 0:
+            acc_up *= tl.load(scale_ptr + N + safe)[None, :]
     if bias_ptr is not None:
         acc += tl.load(bias_ptr + safe).to(tl.float32)[None, :]
         if ACTIVATION != 0:
@@ -149,7 +154,7 @@ def _finish(
 
 @triton.jit(do_not_specialize=["m"])
 def linear_kernel(
-    x_ptr, norm_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, partial_ptr, arrived_ptr,
+    x_ptr, norm_ptr, weight_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr, partial_ptr, arrived_ptr,
     m, stride_x, eps, offset,
     N: tl.constexpr, K: tl.constexpr,
     NORM: tl.constexpr, ACTIVATION: tl.constexpr, VEC: tl.constexpr,
@@ -230,7 +235,7 @@ def linear_kernel(
 
     if SPLIT == 1:
         _finish(
-            acc, acc_up, rows, cols, m, bias_ptr, residual_ptr, out_ptr, N, ACTIVATION, EMULATED
+            acc, acc_up, rows, cols, m, scale_ptr, bias_ptr, residual_ptr, out_ptr, N, ACTIVATION, EMULATED
         )  # fmt: skip
     else:  # whoever comes last adds the shares up, always in the same order
         tile = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
@@ -244,7 +249,7 @@ def linear_kernel(
                 whole += tl.load(partial + each * (BLOCK_M * BLOCK_N), cache_modifier=".cg")
             tl.store(arrived_ptr + tile, 0)
             _finish(
-                whole, whole, rows, cols, m, bias_ptr, residual_ptr, out_ptr, N, 0, EMULATED
+                whole, whole, rows, cols, m, scale_ptr, bias_ptr, residual_ptr, out_ptr, N, 0, EMULATED
             )  # fmt: skip
 
 
@@ -275,3 +280,24 @@ def gate_kernel(
     up = tl.load(gate_up_ptr + row * 2 * N + N + at, mask=at < N, other=0.0).to(tl.float32)
     y = _activated(gate, up, ACTIVATION, DTYPE, EMULATED)
     tl.store(out_ptr + row * N + at, _rounded(y, DTYPE, EMULATED), mask=at < N)
+
+
+@triton.jit
+def round_rows_kernel(
+    x_ptr, out_ptr, scale_ptr, LARGEST: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
+    EMULATED: tl.constexpr,
+):  # fmt: skip
+    """A program rounds one row of `[rows, K]` to fp8, its largest value to LARGEST. Grid: rows."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + row * K + at, mask=at < K, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / LARGEST
+    tl.store(scale_ptr + row, scale)
+    x = x / scale
+    if (
+        EMULATED
+    ):  # the interpreter loses the carry where three bits round up to the next power of two
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -1048576
+        x = bits.to(tl.float32, bitcast=True)
+    tl.store(out_ptr + row * K + at, x.to(out_ptr.dtype.element_ty), mask=at < K)

@@ -1,0 +1,87 @@
+"""Weights in fp8, each output with a scale of its own: half the bytes to read, twice the products a second.
+
+The weights are stored as E4M3 (Micikevicius et al. 2022, arXiv:2209.05433). A product of many rows rounds these to fp8
+as well, each by its own largest value, and is torch's; one of few rows keeps them as they are (`triton_linear`). What a
+row gives does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import SetupError
+
+FP8 = torch.float8_e4m3fn
+LARGEST = 448.0  # of E4M3
+_LEAST = 1e-12  # stands for the largest value of a row of zeros
+_MULTIPLE = 16  # what torch's product asks of a weight's sides
+
+
+class Scaled(NamedTuple):
+    """A weight matrix: `values * scale[:, None]`.
+
+    Attributes:
+        values: `[outputs, inputs]` in fp8.
+        scale: `[outputs]` in float32.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Scaled:
+        scale = weight.abs().amax(1).float().clamp_min_(_LEAST) / LARGEST
+        return cls((weight.float() / scale[:, None]).to(FP8), scale)
+
+
+Weight: TypeAlias = Tensor | Scaled
+
+
+def values_of(weight: Weight) -> Tensor:
+    """The matrix as it is stored."""
+    return weight.values if isinstance(weight, Scaled) else weight
+
+
+def take_over(linears: Sequence[nn.Linear]) -> Scaled:
+    """One fp8 weight for all; the layers lose theirs, one after the other, so that little is stored twice.
+
+    Raises:
+        SetupError: torch does not multiply such weights.
+    """
+    sizes = sum(linear.out_features for linear in linears), linears[0].in_features
+    if any(size % _MULTIPLE for size in sizes):
+        raise SetupError(
+            f"--quantization fp8 needs layers whose sizes are multiples of {_MULTIPLE}; one has "
+            f"{sizes[0]} outputs and {sizes[1]} inputs"
+        )
+    parts = []
+    for linear in linears:
+        parts.append(Scaled.of(linear.weight.detach()))
+        linear.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
+    values, scales = zip(*parts, strict=True)
+    # Not every device joins fp8; bytes are bytes.
+    joined = torch.cat([each.view(torch.uint8) for each in values]).view(FP8)
+    return Scaled(joined, torch.cat(scales))
+
+
+def product(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias` by torch's own product; of fp8 rows too, where the weight is in fp8."""
+    if not isinstance(weight, Scaled):
+        return F.linear(x, weight, bias)
+    from .triton_linear import round_rows
+
+    rows, scale = round_rows(x)
+    out: Tensor = torch._scaled_mm(
+        rows,
+        weight.values.t(),
+        scale_a=scale,
+        scale_b=weight.scale[None],
+        out_dtype=torch.bfloat16,  # no other is offered
+    )
+    out = out.to(x.dtype)
+    return out if bias is None else out + bias
