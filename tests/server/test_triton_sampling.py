@@ -27,8 +27,8 @@ from paceline.server.runner.noise import share
 from paceline.server.runner.sampling import NO_TOKEN, SampleRow, sample_tokens
 from paceline.server.runner.sampling_state import SamplingState
 from paceline.server.runner.sampling_table import SetRow, Variant, kind
-from paceline.server.runner.triton_sampling import part_of as kernel_part_of
-from paceline.server.runner.triton_sampling import share as kernel_share
+from paceline.server.runner.triton_weights import part_of as kernel_part_of
+from paceline.server.runner.triton_weights import share as kernel_share
 
 pytestmark = [
     # What GPUs do in silence, numpy, on which Triton's interpreter computes, warns of.
@@ -354,19 +354,6 @@ def test_a_slot_forgets_who_had_it() -> None:
     assert choose(state, logits, [SampleRow(GREEDY, 0)], variant=Variant.FULL) == [best]
 
 
-def test_tables_for_penalties_are_made_when_needed() -> None:
-    """Memory is taken, and reported, when the first row comes that needs it, and recorded launches are told."""
-    state = make_state(4, 1000)
-    state.set_rows([0], [SetRow(SamplingParams(top_k=5))])
-    assert (state.extra_bytes, state.generation) == (0, 0)
-    state.set_rows([1], [SetRow(SamplingParams(logit_bias=((1, 1.0),)))])
-    assert (state.extra_bytes, state.generation) == (4 * 1000 * 4, 1)
-    state.set_rows([2, 3], [SetRow(SamplingParams(presence_penalty=1.0))] * 2)
-    assert (state.extra_bytes, state.generation) == (4 * 1000 * (4 + 4 + 1), 2)
-    state.set_rows([2], [SetRow(SamplingParams(presence_penalty=1.0))])
-    assert state.generation == 2
-
-
 def test_lists_that_are_too_long_are_refused() -> None:
     """What does not fit the table raises before anything is written."""
     state = make_state(1, 2000)
@@ -394,7 +381,6 @@ def test_masks(params: SamplingParams) -> None:
         for i in range(3)
     ]
     state = make_state(3, vocab)
-    state.prepare_full(penalties=True)
     state.set_masks([(0, mask), (2, mask)])
 
     tokens = choose(state, logits, rows, [2, 0, 1], Variant.GUIDED)

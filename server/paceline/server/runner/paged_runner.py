@@ -27,6 +27,7 @@ from .loading import LoadedModel
 from .memory import MIB, pages_that_fit
 from .paged_model import PagedModel
 from .paged_sampling import PagedSampling, Pending, to_host
+from .residents import Residents
 from .sampling import RawLogprobs
 from .shapes import Shapes
 from .staging import Fields, Shape
@@ -189,7 +190,7 @@ class PagedRunner:
         self._next = 0
         self._views: dict[tuple[int, Shape], Fields[np.ndarray]] = {}
         self._device_views: dict[Shape, Fields[Tensor]] = {}
-        self._residents = staging.Residents(slots, self._engine.page_size)
+        self._residents = Residents(slots, self._engine.page_size)
         vocab_size = int(loaded.model.config.get_text_config().vocab_size)
         self._logits = torch.zeros((slots, vocab_size), dtype=loaded.model.dtype, device=device)
         self._sampling = PagedSampling(self._logits)

@@ -71,8 +71,6 @@ class PagedSampling:
         self._logits = logits
         self._out = torch.zeros(slots, dtype=torch.int32, device=device)
         self._state = SamplingState(slots, vocab_size, device)
-        # Now, not with the first request that has penalties: nothing is to run out of memory, or wait, then.
-        self._state.prepare_full(penalties=True)
         self._kinds = np.zeros(slots, dtype=np.int8)
         self._banned_until = np.zeros(slots, dtype=np.int32)
         self._asking: set[int] = set()  # slots that want log-probabilities

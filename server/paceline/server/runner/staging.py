@@ -13,6 +13,7 @@ import numpy as np
 
 from ..sequence import Sequence
 from ..step import Row, Step
+from .residents import Residents, Tenants, column
 
 Array = TypeVar("Array")
 _ALIGN = 4  # int32s: Triton tells 16-byte aligned pointers apart, and would compile twice
@@ -92,69 +93,27 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
 
 
-class Residents:
-    """Who the device knows in each slot, and how many of its pages: only what is new is sent."""
-
-    def __init__(self, slots: int, page_size: int) -> None:
-        self._page_size = page_size
-        self._stays = np.full(slots, -1, dtype=np.int64)
-        self._sent = np.zeros(slots, dtype=np.int64)
-
-    def look(self, row: Row, news: list[int], joined: list[Sequence]) -> None:
-        """Adds the table entries to send for a row, and its sequence if that is new in its slot."""
-        sequence = row.sequence
-        slot = sequence.slot
-        sent = int(self._sent[slot])
-        if self._stays[slot] != sequence.stay:
-            self._stays[slot] = sequence.stay
-            joined.append(sequence)
-            sent = 0
-        for place in range(sent, row.num_pages):
-            news += (slot, place, sequence.pages[place])
-        self._sent[slot] = row.num_pages
-
-    def with_news(self, singles: Singles) -> np.ndarray:
-        """Which of many one-token rows `look` would find something for."""
-        begins_page = singles.starts % self._page_size == 0
-        return np.flatnonzero(begins_page | (self._stays[singles.slots] != singles.stays))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Singles:
     """The rows of one token of a rectangle, as arrays: a step has hundreds, so each column is read in one go."""
 
     rows: tuple[Row, ...]
     at: int  # where the first lies in the line
-    slots: np.ndarray
+    tenants: Tenants
     starts: np.ndarray
-    stays: np.ndarray
     tokens: np.ndarray
-    positions: np.ndarray  # of the tokens that they choose, among the output
 
     @classmethod
-    def of(cls, rows: tuple[Row, ...], at: int) -> Singles:
-        sequences = [row[0] for row in rows]
-        starts = _column([row[1] for row in rows])
-        prompts = _column([sequence.num_prompt for sequence in sequences])
-        known = _column([len(sequence.tokens) for sequence in sequences])
+    def of(cls, rows: tuple[Row, ...], at: int, tenants: Tenants) -> Singles:
+        starts = [row[1] for row in rows]
         tokens = np.full(len(rows), DEVICE_TOKEN, dtype=np.int32)
-        # With a step in flight the newest token is on the device alone.
-        for i in np.flatnonzero(starts < known):
-            tokens[i] = sequences[i].tokens[starts[i]]
-        return cls(
-            rows=rows,
-            at=at,
-            slots=_column([sequence.slot for sequence in sequences]),
-            starts=starts,
-            stays=_column([sequence.stay for sequence in sequences]),
-            tokens=tokens,
-            positions=starts + 1 - prompts,
-        )
-
-
-def _column(values: list[int]) -> np.ndarray:
-    """As `np.array`, in half the time: a step has six of them."""
-    return np.fromiter(values, dtype=np.int64, count=len(values))
+        known = list(map(len, tenants.texts))
+        if known != starts:
+            for i, (start, length) in enumerate(zip(starts, known, strict=True)):
+                if start < length:
+                    tokens[i] = tenants.texts[i][start]
+        # Else the newest token of each is on the device alone, as with a step in flight.
+        return cls(rows, at, tenants, column(starts), tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,9 +145,9 @@ def read(step: Step, residents: Residents) -> Contents:
     at, longest = 0, 1
     for rectangle in step.rectangles:
         if rectangle.width == 1:
-            singles = Singles.of(rectangle.rows, at)
+            singles = Singles.of(rectangle.rows, at, residents.tenants_of(rectangle.rows))
             contents.order.append(singles)
-            for i in residents.with_news(singles):
+            for i in residents.with_news(singles.starts, singles.tenants):
                 residents.look(singles.rows[i], contents.news, contents.joined)
             longest = max(longest, int(singles.starts.max()) + 1)
         else:
@@ -233,12 +192,12 @@ def fill(fields: Fields[np.ndarray], contents: Contents, block_q: int) -> None:
 def _fill_singles(
     fields: Fields[np.ndarray], blocks: np.ndarray, singles: Singles, block: int
 ) -> int:
-    count, at = len(singles.rows), singles.at
+    count, at, slots = len(singles.rows), singles.at, singles.tenants.slots
     here, these = slice(at, at + count), slice(block, block + count)
     fields.tokens[here] = singles.tokens
     fields.positions[here] = singles.starts
-    fields.token_slots[here] = singles.slots
-    blocks[these, 0] = singles.slots
+    fields.token_slots[here] = slots
+    blocks[these, 0] = slots
     blocks[these, 1] = np.arange(at, at + count)
     blocks[these, 2] = DECODES
     blocks[these, 3] = singles.starts
@@ -246,11 +205,13 @@ def _fill_singles(
 
 
 def _sample_singles(fields: Fields[np.ndarray], singles: Singles, sampled: int) -> int:
-    samples = _column([row[3] for row in singles.rows]).astype(bool)
-    these = slice(sampled, sampled + int(samples.sum()))
-    fields.sample_at[these] = singles.at + np.flatnonzero(samples)
-    fields.sample_slots[these] = singles.slots[samples]
-    fields.sample_positions[these] = singles.positions[samples]
+    count = len(singles.rows)
+    samples = np.fromiter([row[3] for row in singles.rows], dtype=bool, count=count).nonzero()[0]
+    tenants = singles.tenants
+    these = slice(sampled, sampled + len(samples))
+    fields.sample_at[these] = singles.at + samples
+    fields.sample_slots[these] = tenants.slots[samples]
+    fields.sample_positions[these] = (singles.starts + 1 - tenants.prompts)[samples]
     return these.stop
 
 
