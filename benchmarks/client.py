@@ -131,8 +131,9 @@ def locust_rows(target: str, processes: int, levels: Sequence[int], seconds: flo
         )
         port = free_port() if processes > 1 else None
         command = command_line(options, processes=processes, master_port=port)
-        log = subprocess.DEVNULL  # Locust's own table
-        subprocess.run(command, check=True, stdout=log, stderr=log, cwd=folder)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
+        if done.returncode:
+            raise SystemExit(f"Locust ended with {done.returncode}: {done.stderr[-2000:]}")
         _, records = read_requests(out)
         health = read_health(out)
     return [

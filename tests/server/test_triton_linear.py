@@ -225,7 +225,7 @@ class TestFp8Weights:
         scaled = Scaled.of(weight * torch.logspace(-3, 3, tall, device=DEVICE)[:, None])
         meant = scaled.values.float() * scaled.scale[:, None]
         normed, plain = llama_norm(x, norm), x
-        if config.kind == "torch":  # many rows are rounded as well
+        if config.kind != "vec":  # rows are rounded as well
             normed, plain = rounded_rows(normed), rounded_rows(plain)
 
         got = triton_linear.norm_linear(x, norm, EPS, scaled, bias, config=config)
@@ -263,13 +263,22 @@ class TestFp8Weights:
         with pytest.raises(ValueError, match="scales"):
             triton_linear.linear(x, scaled._replace(scale=scaled.scale[:8]), config=WAYS["dot"])
 
-    @pytest.mark.parametrize("m", [1, 8, 32, 64])
-    def test_few_rows_are_left_unrounded(self, m: int) -> None:
-        """The guess for few rows is one of our own kernels."""
+    def test_normed_rows(self) -> None:
+        """Norm and rounding in one kernel are the two, one after the other."""
+        x, norm = tensors(torch.bfloat16, (3, 80), (80,))
+
+        rows, scale = triton_linear.round_rows(x, triton_linear.Norm(norm, EPS, 0.0))
+
+        expected, its_scale = triton_linear.round_rows(triton_linear.rms_norm(x, norm, EPS))
+        assert torch.equal(rows.float(), expected.float()) and torch.equal(scale, its_scale)
+
+    @pytest.mark.parametrize(("m", "kind"), [(1, "vec"), (8, "dot"), (32, "torch"), (64, "torch")])
+    def test_the_guess(self, m: int, kind: str) -> None:
+        """Our kernels compute few rows, with half the bytes."""
         for op in ("linear", "linear_residual", "norm_linear", "norm_gated"):
             layer = Layer(op, 4096, 4096, element_bytes=1)
             assert layer.weight_bytes == (2 if op == "norm_gated" else 1) << 24
-            assert pick(layer, m).kind in ("vec", "dot")
+            assert pick(layer, m).kind == kind
 
 
 def rounded_rows(x: Tensor) -> Tensor:

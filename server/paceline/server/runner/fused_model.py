@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .scaled import Scaled, Weight, product, take_over
+from .linear_configs import TORCH, Config
+from .scaled import Scaled, Weight, take_over
 from .triton_attention import PagedStep, attend
 from .triton_layer import rotate_and_store
-from .triton_linear import gated, linear_residual, norm_linear, rms_norm
+from .triton_linear import linear_residual, norm_linear, product
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 # Up to here the products are our own; beyond, cuBLAS is faster than what the fusion saves.
@@ -95,43 +96,40 @@ class FusedModel:
             x = self._layer(x, layer, cache, step)
         # Behind the last attention only the places count that choose a token.
         chosen = self._layer(x, *last, step, sample_at)
-        if len(chosen) <= self._small:
-            norm_linear(chosen, self._norm, self._eps, self._head, out=out)
-        else:
-            torch.mm(rms_norm(chosen, self._norm, self._eps), self._head.t(), out=out)
+        norm_linear(chosen, self._norm, self._eps, self._head, config=self._how(chosen), out=out)
 
     def _layer(
         self, x: Tensor, layer: _Layer, cache: Tensor, step: PagedStep, keep: Tensor | None = None
     ) -> Tensor:
         """The layer's output `[tokens, hidden]`, or of the places `keep` alone."""
-        small = len(x) <= self._small
-        if small:
-            qkv = norm_linear(x, layer.input_norm, self._eps, layer.qkv, layer.qkv_bias)
-        else:
-            qkv = product(rms_norm(x, layer.input_norm, self._eps), layer.qkv, layer.qkv_bias)
+        how = self._how(x)
+        qkv = norm_linear(x, layer.input_norm, self._eps, layer.qkv, layer.qkv_bias, config=how)
         query = rotate_and_store(
             qkv, self._cos, self._sin, cache, step, self._heads, layer.head_norms
         )
         attended = attend(query, cache, step, scale=layer.scale, window=layer.window).flatten(1)
         if keep is not None:
             x, attended = x.index_select(0, keep), attended.index_select(0, keep)
-            small = len(x) <= self._small
-        if small:
-            x = linear_residual(attended, layer.out, layer.out_bias, x)
-            inner = norm_linear(x, layer.mlp_norm, self._eps, layer.gate_up, activation="silu_mul")
-            return linear_residual(inner, layer.down, None, x)
-        x = _add_product(x, attended, layer.out, layer.out_bias)
-        inner = gated(product(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up), "silu_mul")
-        return _add_product(x, inner, layer.down, None)
+            how = self._how(x)
+        add = linear_residual if how is None else _add_product
+        x = add(attended, layer.out, layer.out_bias, x)
+        inner = norm_linear(
+            x, layer.mlp_norm, self._eps, layer.gate_up, activation="silu_mul", config=how
+        )
+        return add(inner, layer.down, None, x)
+
+    def _how(self, x: Tensor) -> Config | None:
+        """How the products of these rows are made; None: as the kernels choose."""
+        return None if len(x) <= self._small else TORCH
 
 
-def _add_product(x: Tensor, y: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
-    """`x + y W^T + b`, in place: nobody needs the residual any more."""
+def _add_product(x: Tensor, weight: Weight, bias: Tensor | None, residual: Tensor) -> Tensor:
+    """`residual + x W^T + b` by torch, in place: nobody needs the residual any more."""
     if isinstance(weight, Scaled):
-        return x.add_(product(y, weight, bias))
+        return residual.add_(product(x, weight, bias))
     if bias is not None:
-        x += bias
-    return x.addmm_(y, weight.t())
+        residual += bias
+    return residual.addmm_(x, weight.t())
 
 
 def _read(layer: Any, config: Any, join: Callable[[list[nn.Linear]], Weight]) -> _Layer:

@@ -29,11 +29,16 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The format called `name`; auto: bfloat16 where the device computes in it, else float32."""
+def pick_dtype(name: str, device: torch.device, quantization: str = "none") -> torch.dtype:
+    """The format called `name`; auto: bfloat16 where the device computes in it, else float32.
+
+    Beside int8 weights it is float32: processors multiply these with int8 activations made from float32 alone.
+    """
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
+    if quantization == "int8":
+        return torch.float32
     return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 

@@ -66,7 +66,7 @@ def load(config: ModelConfig, attention: str | None = None, shards: int = 1) -> 
     """
     source = None
     device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
+    dtype = pick_dtype(config.dtype, device, config.quantization)
     num_threads = pick_threads(config.num_threads)
     torch.set_num_threads(num_threads)
     if config.dummy_weights is None:

@@ -124,7 +124,7 @@ def _recall(config: ModelConfig, engine: EngineConfig) -> Loaded | None:
     from .openvino_runner import OpenVinoRunner
 
     source = resolve(config)
-    found = recall(source, pick_dtype(config.dtype, device), config)
+    found = recall(source, pick_dtype(config.dtype, device, config.quantization), config)
     if found is None:
         return None
     num_threads = pick_threads(config.num_threads)

@@ -1,8 +1,7 @@
 """Weights in fp8, each output with a scale of its own: half the bytes to read, twice the products a second.
 
-The weights are stored as E4M3 (Micikevicius et al. 2022, arXiv:2209.05433). A product of many rows rounds these to fp8
-as well, each by its own largest value, and is torch's; one of few rows keeps them as they are (`triton_linear`). What a
-row gives does not depend on the rows beside it.
+The weights are stored as E4M3 (Micikevicius et al. 2022, arXiv:2209.05433). Rows are rounded to fp8 as well, each by
+its own largest value: what a row gives does not depend on the rows beside it. A single row is left as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import SetupError
 
@@ -69,13 +67,10 @@ def take_over(linears: Sequence[nn.Linear]) -> Scaled:
     return Scaled(joined, torch.cat(scales))
 
 
-def product(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias` by torch's own product; of fp8 rows too, where the weight is in fp8."""
-    if not isinstance(weight, Scaled):
-        return F.linear(x, weight, bias)
-    from .triton_linear import round_rows
-
-    rows, scale = round_rows(x)
+def multiply(
+    rows: Tensor, scale: Tensor, weight: Scaled, dtype: torch.dtype, bias: Tensor | None = None
+) -> Tensor:
+    """`rows @ weight.T + bias` `[M, outputs]` of fp8 rows `[M, inputs]` with scales `[M, 1]`, by torch."""
     out: Tensor = torch._scaled_mm(
         rows,
         weight.values.t(),
@@ -83,5 +78,5 @@ def product(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         scale_b=weight.scale[None],
         out_dtype=torch.bfloat16,  # no other is offered
     )
-    out = out.to(x.dtype)
+    out = out.to(dtype)
     return out if bias is None else out + bias

@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .linear_configs import LARGE_BYTES, Config, Layer, Op, block_m, pick
-from .scaled import FP8, LARGEST, Scaled, Weight, product, values_of
+from .scaled import FP8, LARGEST, Scaled, Weight, multiply, values_of
 from .triton_linear_kernels import (
     GELU_TANH,
     OFFSET_NORM,
@@ -77,21 +78,20 @@ def norm_linear(
     Args:
         x: `[M, K]`, rows contiguous; the other tensors have its dtype (fp8 weights apart) and are contiguous.
         config: how to compute; unset: the best guess for the shape.
-        out: where the result goes, contiguous; not with an activation, and no bias beside it.
+        out: where the result goes, contiguous; not with an activation, a bias or fp8 weights.
     """
     config = config or pick(_layer("norm_gated" if activation else "norm_linear", weight), len(x))
-    if config.kind == "torch":
-        normed = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
-        if out is not None and not isinstance(weight, Scaled):
-            return torch.mm(normed, weight.t(), out=out)
-        found = product(normed, weight, bias)
-        found = gated(found, activation) if activation else found
-        return found if out is None else out.copy_(found)
-    if not config.fuse_norm:
-        x = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
-        return _run(x, weight, bias, config, activation=activation, out=out)
     norm = Norm(norm_weight, eps, norm_offset)
-    return _run(x, weight, bias, config, norm=norm, activation=activation, out=out)
+    if config.kind != "torch":
+        return _run(x, weight, bias, config, norm=norm, activation=activation, out=out)
+    if isinstance(weight, Scaled):
+        found = multiply(*round_rows(x, norm), weight, x.dtype, bias)
+    else:
+        normed = rms_norm(x, norm_weight, eps, norm_offset=norm_offset)
+        if out is not None:
+            return torch.mm(normed, weight.t(), out=out)
+        found = F.linear(normed, weight, bias)
+    return gated(found, activation) if activation else found
 
 
 def linear_residual(
@@ -138,15 +138,24 @@ def gated(gate_up: Tensor, activation: Activation) -> Tensor:
     return out
 
 
-def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` `[M, K]`, contiguous, in fp8, and each row's scale `[M, 1]` in float32."""
+def product(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias` by torch's own product."""
+    if isinstance(weight, Scaled):
+        return multiply(*round_rows(x), weight, x.dtype, bias)
+    return F.linear(x, weight, bias)
+
+
+def round_rows(x: Tensor, norm: Norm | None = None) -> tuple[Tensor, Tensor]:
+    """`x` `[M, K]`, normed if asked, in fp8, and each row's scale `[M, 1]` in float32."""
     m, k = x.shape
     out = torch.empty(x.shape, dtype=FP8, device=x.device)
     scale = torch.empty((m, 1), dtype=torch.float32, device=x.device)
     if out.numel():
-        block = max(16, _power_of_two(k, up=True))
-        sizes = {"LARGEST": LARGEST, "K": k, "BLOCK": block, "EMULATED": _EMULATED}
-        Launch(round_rows_kernel, (m,), (x, out, scale), sizes).run()
+        weight, eps, offset = norm or (None, 0.0, 0.0)
+        args = (x, weight, out, scale, x.stride(0), eps, offset)
+        sizes = {"LARGEST": LARGEST, "K": k, "BLOCK": max(16, _power_of_two(k, up=True))}
+        kinds = {"NORM": norm.kind if norm else 0, "EMULATED": _EMULATED}
+        Launch(round_rows_kernel, (m,), args, sizes | kinds).run()
     return out, scale
 
 
@@ -175,11 +184,12 @@ def plan(
     out: Tensor,
     config: Config,
     *,
+    row_scale: Tensor | None = None,
     norm: Norm | None = None,
     activation: Activation | None = None,
     residual: Tensor | None = None,
 ) -> Launch:
-    """The launch that fills `out`. Raises ValueError for what the kernel does not do."""
+    """The launch that fills `out`; rows in fp8 have a `row_scale` each. ValueError for what the kernel does not do."""
     (m, k), n = x.shape, out.shape[1]
     _check(x, weight, bias, out, norm, residual)
     if activation and config.split_k > 1:
@@ -194,17 +204,8 @@ def plan(
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
         arrived = _arrived(x.device, grid[0] * grid[2])
     values, scale = weight if isinstance(weight, Scaled) else (weight, None)
-    tensors = (
-        x,
-        norm.weight if norm else None,
-        values,
-        scale,
-        bias,
-        residual,
-        out,
-        partial,
-        arrived,
-    )
+    inputs = (x, row_scale, norm.weight if norm else None, values, scale, bias, residual)
+    tensors = (*inputs, out, partial, arrived)
     numbers = (m, x.stride(0), norm.eps if norm else 0.0, norm.offset if norm else 0.0)
     options = {
         "N": n,
@@ -249,7 +250,13 @@ def _run(
         n = rows // 2 if activation else rows
         out = torch.empty(x.shape[0], n, dtype=x.dtype, device=x.device)
     if out.numel():
-        parts: dict[str, Any] = {"norm": norm, "activation": activation, "residual": residual}
+        parts: dict[str, Any] = {"activation": activation, "residual": residual}
+        if isinstance(weight, Scaled) and config.kind == "dot":  # fp8 meets fp8
+            x, parts["row_scale"] = round_rows(x, norm)
+        elif norm and not config.fuse_norm:
+            x = rms_norm(x, norm.weight, norm.eps, norm_offset=norm.offset)
+        else:
+            parts["norm"] = norm
         plan(x, weight, bias, out, config, **parts).run()
     return out
 
@@ -279,7 +286,7 @@ def _check(
         )
     others = [bias, residual, norm.weight if norm else None]
     others += [] if isinstance(weight, Scaled) else [weight]
-    if any(other is not None and other.dtype != x.dtype for other in others):
+    if any(other is not None and other.dtype != out.dtype for other in others):
         raise ValueError("x, weights, bias and residual must have one dtype")
 
 

@@ -123,6 +123,7 @@ def _finish(
     rows,
     cols,
     m,
+    row_scale_ptr,
     scale_ptr,
     bias_ptr,
     residual_ptr,
@@ -131,11 +132,15 @@ def _finish(
     ACTIVATION: tl.constexpr,
     EMULATED: tl.constexpr,
 ):
-    """The weights' scales, bias, activation and residual; stores what lies inside `[m, N]`."""
+    """Scales of rows and weights, bias, activation and residual; stores what lies inside `[m, N]`."""
     DTYPE: tl.constexpr = out_ptr.dtype.element_ty
     safe = tl.minimum(cols, N - 1)
     where = rows.to(tl.int64)[:, None] * N + cols[None, :]
     inside = (rows < m)[:, None] & (cols < N)[None, :]
+    if row_scale_ptr is not None:
+        row_scale = tl.load(row_scale_ptr + tl.minimum(rows, m - 1))[:, None]
+        acc *= row_scale
+        acc_up *= row_scale
     if scale_ptr is not None:
         acc *= tl.load(scale_ptr + safe)[None, :]
         if ACTIVATION != 0:
@@ -154,8 +159,8 @@ def _finish(
 
 @triton.jit(do_not_specialize=["m"])
 def linear_kernel(
-    x_ptr, norm_ptr, weight_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr, partial_ptr, arrived_ptr,
-    m, stride_x, eps, offset,
+    x_ptr, row_scale_ptr, norm_ptr, weight_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr,
+    partial_ptr, arrived_ptr, m, stride_x, eps, offset,
     N: tl.constexpr, K: tl.constexpr,
     NORM: tl.constexpr, ACTIVATION: tl.constexpr, VEC: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TAIL: tl.constexpr,
@@ -235,7 +240,8 @@ def linear_kernel(
 
     if SPLIT == 1:
         _finish(
-            acc, acc_up, rows, cols, m, scale_ptr, bias_ptr, residual_ptr, out_ptr, N, ACTIVATION, EMULATED
+            acc, acc_up, rows, cols, m, row_scale_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr,
+            N, ACTIVATION, EMULATED,
         )  # fmt: skip
     else:  # whoever comes last adds the shares up, always in the same order
         tile = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
@@ -249,7 +255,8 @@ def linear_kernel(
                 whole += tl.load(partial + each * (BLOCK_M * BLOCK_N), cache_modifier=".cg")
             tl.store(arrived_ptr + tile, 0)
             _finish(
-                whole, whole, rows, cols, m, scale_ptr, bias_ptr, residual_ptr, out_ptr, N, 0, EMULATED
+                whole, whole, rows, cols, m, row_scale_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr,
+                N, 0, EMULATED,
             )  # fmt: skip
 
 
@@ -284,20 +291,25 @@ def gate_kernel(
 
 @triton.jit
 def round_rows_kernel(
-    x_ptr, out_ptr, scale_ptr, LARGEST: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
-    EMULATED: tl.constexpr,
+    x_ptr, norm_ptr, out_ptr, scale_ptr, stride_x, eps, offset, LARGEST: tl.constexpr,
+    K: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
-    """A program rounds one row of `[rows, K]` to fp8, its largest value to LARGEST. Grid: rows."""
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + row * K + at, mask=at < K, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / LARGEST
+    """A program norms one row, if asked to, and rounds it to fp8, its largest value to LARGEST. Grid: rows."""
+    row = tl.program_id(0) + tl.arange(0, 1)
+    x = _last_tile(x_ptr, row, stride_x, 0, K, BLOCK, "")
+    if NORM != 0:
+        norm = tl.rsqrt(tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1) / K + eps)
+        x = _normed(x, norm, norm_ptr, offset, 0, K, BLOCK, NORM, EMULATED)
+    at = tl.arange(0, BLOCK)[None, :]
+    x = tl.where(at < K, x.to(tl.float32), 0.0)
+    scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / LARGEST
     tl.store(scale_ptr + row, scale)
-    x = x / scale
+    x = x / scale[:, None]
     if (
         EMULATED
     ):  # the interpreter loses the carry where three bits round up to the next power of two
         bits = x.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -1048576
         x = bits.to(tl.float32, bitcast=True)
-    tl.store(out_ptr + row * K + at, x.to(out_ptr.dtype.element_ty), mask=at < K)
+    where = out_ptr + row.to(tl.int64)[:, None] * K + at
+    tl.store(where, x.to(out_ptr.dtype.element_ty), mask=at < K)
