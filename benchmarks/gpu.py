@@ -18,6 +18,11 @@ Parts:
 - profile: kernels, and calls by which the host waits.
 - deterministic: what `--deterministic` costs, and whether it holds.
 - fp8: a large model's file and steps with weights in fp8.
+
+And of a host with several GPUs, where they are asked for by name:
+
+- replicas: one engine behind the port, and one for each GPU.
+- tensor-parallel: a model spread over all GPUs.
 """
 
 from __future__ import annotations
@@ -28,18 +33,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 import gpu_parts
 from gpu_scale import Scale, smoke
 from measuring import Bench
 from tables import tables
 
 SHAPES = ("smollm2-135m", "llama-8b")
+ALL = gpu_parts.PARTS | gpu_parts.SEVERAL
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 if a measurement failed."""
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
-    shapes, scale = arguments.shapes.split(","), Scale()
+    shapes, scale = arguments.shapes.split(","), Scale(gpus=torch.cuda.device_count())
     with tempfile.TemporaryDirectory() as folder:
         if arguments.smoke:
             model, scale = smoke(Path(folder))
@@ -49,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bench.environment(scale.copy_mib, scale.matmul_size)
         for part in arguments.parts.split(","):
             for shape in gpu_parts.shapes_of(part, shapes):
-                gpu_parts.PARTS[part](bench, plan, shape)
+                ALL[part](bench, plan, shape)
     print(tables(bench.results))  # noqa: T201
     return int(bench.failed)
 
@@ -67,8 +75,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="JSON file; a call adds to what is in it")
     parser.add_argument("--smoke", action="store_true", help="everything tiny, on the CPU")
     arguments = parser.parse_args(argv)
-    if unknown := set(arguments.parts.split(",")) - set(gpu_parts.PARTS):
-        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {parts}")
+    if unknown := set(arguments.parts.split(",")) - set(ALL):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {','.join(ALL)}")
     return arguments
 
 

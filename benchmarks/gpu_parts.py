@@ -72,7 +72,7 @@ class Plan:
 
 def shapes_of(part: str, shapes: Sequence[str]) -> list[str]:
     """The models that a part measures: the ladder and what is served are about the smallest, steps about all sizes."""
-    if part in ("offline", "profile", "growth"):
+    if part in ("offline", "profile", "growth", *SEVERAL):
         return list(shapes)
     if part == "steps":
         whole = set(shapes) >= {STEP_SHAPES[0], STEP_SHAPES[-1]}
@@ -194,6 +194,35 @@ def fp8(bench: Bench, plan: Plan, shape: str) -> None:
     bench.unit(f"fp8/offline-{_name(shape)}", 60, lambda: _batch(bench, plan, flags))
 
 
+def replicas(bench: Bench, plan: Plan, shape: str) -> None:
+    """One engine, then one for each GPU, each with as many streams as it has rows."""
+    scale = plan.scale
+    for engines in sorted({1, scale.gpus}):
+        flags = [*plan.flags(shape, scale.context), "--replicas", str(engines)]
+        options = ["--concurrency", str(engines * scale.rows), "--prompt", str(scale.stream_prompt)]
+        options += ["--output", str(scale.stream_output), "--requests-per-stream", "4"]
+        measure = partial(_served, bench, flags, options)
+        bench.unit(f"replicas/{_name(shape)}-{engines}", _START_S + 30, measure)
+
+
+def tensor_parallel(bench: Bench, plan: Plan, shape: str) -> None:
+    """A model whose layers are spread over all GPUs, beside one GPU by the same attention, and by its own."""
+    folder, scale = bench.folder / f"{_name(shape)}-saved", plan.scale
+    save = ["benchmarks/random_model.py", shape, str(folder)]
+    model = ["--model", str(folder), "--max-batch-size", "64", "--max-context-tokens", "1024"]
+    options = ["--concurrency", "1,64", "--prompt", str(scale.stream_prompt)]
+    options += ["--output", str(scale.stream_output), "--requests-per-stream", "3"]
+    ways = {
+        "1 GPU": [],
+        "1 GPU, padded attention": ["--attention", "sdpa"],
+        f"{scale.gpus} GPUs": ["--tensor-parallel", str(scale.gpus)],
+    }
+    bench.unit(f"saved/{_name(shape)}", 20, lambda: {"saved": bench.lines(save)})
+    for way, flags in ways.items():
+        measure = partial(_served, bench, [*model, *flags], options)
+        bench.unit(f"tensor-parallel/{_name(shape)}, {way}", _START_S + 30, measure)
+
+
 PARTS = {
     "ladder": ladder,
     "offline": offline,
@@ -204,6 +233,8 @@ PARTS = {
     "growth": growth,
     "fp8": fp8,
 }
+# Of hosts with several GPUs, asked for by name.
+SEVERAL = {"replicas": replicas, "tensor-parallel": tensor_parallel}
 
 
 def _step(rows: int, scale: Scale) -> Result:

@@ -29,6 +29,7 @@ class Scale:
     workload: str = f"{WORKLOADS}/mixed512.jsonl"
     dtype: str = "bfloat16"
     device: str = "auto"
+    gpus: int = 1
     rows: int = 256
     context: int = 1024  # longest request of the workload: 768
     step_tokens: int = 2048

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cells import Result, last_line
 from step_tables import growth, profile, steps
-from throughput_tables import deterministic, fp8, ladder, offline, streams
+from throughput_tables import deterministic, fp8, ladder, offline, several, streams
 
 REFERENCE = Path(__file__).parent / "results" / "reference_h100.json"
 MARKS = ("<!-- gpu tables: begin -->", "<!-- gpu tables: end -->")
@@ -56,6 +56,7 @@ def tables(results: Result) -> str:
         streams,
         growth,
         fp8,
+        several,
         profile,
         deterministic,
         _missing,

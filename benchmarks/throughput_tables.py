@@ -183,3 +183,21 @@ def fp8(results: Result, reference: Result) -> Iterator[str]:
                 before, after = slow[case["rows"]], case["step_ms"]
                 what = f"a step of {case['rows']} rows, ms"
                 yield row([shape, what, f"{before:.2f}", f"{after:.2f}", f"{before / after:.2f}"])
+
+
+def several(results: Result, reference: Result) -> Iterator[str]:
+    """Streams of one engine and of several, and of a model that is spread over GPUs."""
+    units = units_of(results, "replicas/") | units_of(results, "tensor-parallel/")
+    if not units:
+        return
+    yield "### Several GPUs\n"
+    yield "| what | streams | output tok/s | TTFT ms p50 / p99 | TPOT ms mean / p99 |"
+    yield "|---|---:|---:|---:|---:|"
+    for name, unit in units.items():
+        shape, _, engines = name.rpartition("-")
+        what = f"{shape}, engines: {engines}" if engines.isdecimal() else name
+        for level in unit["levels"]:
+            ttft, tpot = level["ttft_ms"], level["tpot_ms"]
+            cells = [what, f"{level['concurrency']}", rate(level["output_tok_s"])]
+            cells += [f"{ttft['p50']:.1f} / {ttft['p99']:.1f}"]
+            yield row([*cells, f"{tpot['mean']:.2f} / {tpot['p99']:.2f}"])

@@ -1,4 +1,4 @@
-"""`paceline serve --tensor-parallel 2` on two CPU ranks: what it says, and what becomes of it when a rank dies."""
+"""`paceline serve --tensor-parallel 2` on two CPU ranks, or GPUs: what it says, and what comes of a rank's death."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from paceline.v1 import generation_pb2 as pb
 from process_serving import COMMAND, Server, status_of
 from tiny_models import greedy_reference, mixed_work, save_tiny_model
 
+ON_GPUS = torch.cuda.is_available()
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or torch.cuda.is_available(), reason="two ranks on CPUs, kept by Linux"
+    sys.platform != "linux" or (ON_GPUS and torch.cuda.device_count() < 2),
+    reason="two ranks on CPUs, or on two GPUs, kept by Linux",
 )
 
 PAGES = 42  # of 4 tokens each, in a MiB of one rank: far fewer than eight rows need
@@ -74,7 +76,9 @@ def test_two_ranks_serve_one_model(server: Server, model: tuple[Path, PreTrained
     (front,) = server.connect_each()
     work = [(prompt, length + 12) for prompt, length in mixed_work()]
     expected = [greedy_reference(model[1], prompt, length) for prompt, length in work]
-    assert front.stub.GetServerInfo(pb.GetServerInfoRequest()).device == "cpu x 2"
+    assert front.stub.GetServerInfo(pb.GetServerInfoRequest()).device == (
+        "cuda x 2" if ON_GPUS else "cpu x 2"
+    )
     assert front.load().pages_total == PAGES
 
     batch = pb.GenerateBatchRequest(generations=[asked(*one) for one in work])
