@@ -213,9 +213,9 @@ def tensor_parallel(bench: Bench, plan: Plan, shape: str) -> None:
     options = ["--concurrency", "1,64", "--prompt", str(scale.stream_prompt)]
     options += ["--output", str(scale.stream_output), "--requests-per-stream", "3"]
     ways = {
+        f"{scale.gpus} GPUs": ["--tensor-parallel", str(scale.gpus)],
         "1 GPU": [],
         "1 GPU, padded attention": ["--attention", "sdpa"],
-        f"{scale.gpus} GPUs": ["--tensor-parallel", str(scale.gpus)],
     }
     bench.unit(f"saved/{_name(shape)}", 20, lambda: {"saved": bench.lines(save)})
     for way, flags in ways.items():

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(
 PAGES = 42  # of 4 tokens each, in a MiB of one rank: far fewer than eight rows need
 FLAGS = {
     "tensor_parallel": "2",
+    "frontends": "1",
     "dtype": "float32",
     "page_size": "4",
     "kv_cache_mib": "1",
