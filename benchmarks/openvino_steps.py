@@ -1,10 +1,12 @@
-"""Where a step's time goes under OpenVINO: steps of some lengths, the first and later ones, and their operators.
+"""Where a step's time goes under OpenVINO, and how long the same step takes a model that OpenVINO's own tools made.
 
-    python benchmarks/openvino_steps.py [--quantization int8] [--lines 1,8,256] [--peer FOLDER] [--out FILE]
+    python benchmarks/openvino_steps.py [--precision bf16] [--lines 1,8,256] [--peer FOLDER] [--out FILE]
 
 A line of up to 32 tokens is as many decode rows behind 100 tokens each; a longer one is 7 such rows and one prompt.
 `--peer` takes the folder of a model that OpenVINO's own tools converted (see `peers/openvino_genai.py`): it gets
-OpenVINO's own transformation to paged attention, and the same steps.
+OpenVINO's own transformation to paged attention and, as GenAI does, OpenVINO's own choice of the pages' format. Both
+compute each step in turn, so that a machine whose speed changes is the same to both: the ratio is the median over
+pairs, beside its quartiles.
 """
 
 from __future__ import annotations
@@ -29,47 +31,58 @@ from paceline.server.runner.openvino_cache import recall
 from paceline.server.runner.openvino_model import PAGE_SIZE, page
 from paceline.server.runner.sources import resolve
 
-RUNS, PAST, ROWS, PAGES = 5, 100, 32, 512
+FIRST, RUNS, PAST, ROWS, PAGES = 4, 21, 100, 32, 512
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
+COMPUTES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
-def ours(quantization: str) -> tuple[ov.Model, int, int]:
-    """The embedded model as a server would have it, its key and value heads, and their size."""
-    config = ModelConfig.model_validate({"quantization": quantization, "dtype": "float32"})
-    found = recall(resolve(config), torch.float32, config)
+def ours(precision: str) -> ov.Model:
+    """The embedded model as a server would have it."""
+    dtype = DTYPES[precision]
+    quantization = "int8" if precision == "int8" else "none"
+    name = str(dtype).removeprefix("torch.")
+    config = ModelConfig.model_validate({"quantization": quantization, "dtype": name})
+    found = recall(resolve(config), dtype, config)
     if found is None:
         raise SystemExit(
             "no converted model: run `paceline batch` on a CPU with these settings first"
         )
     page(found.model, found.shape)
-    return found.model, found.shape.num_kv_heads, found.shape.head_dim
+    return found.model
 
 
-def theirs(folder: Path, heads: int, size: int) -> tuple[ov.Model, int, int]:
+def theirs(folder: Path) -> ov.Model:
     from openvino._offline_transformations import paged_attention_transformation
 
     model = ov.Core().read_model(folder / "openvino_model.xml")
     paged_attention_transformation(model)
-    return model, heads, size
+    return model
 
 
 class Steps:
     """A compiled model with a pool of pages, all of them zero."""
 
-    def __init__(self, model: ov.Model, heads: int, size: int, *, profile: bool) -> None:
+    def __init__(
+        self, model: ov.Model, computes: str, pages: str | None, *, profile: bool = False
+    ) -> None:
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "KV_CACHE_PRECISION": "f32",
+            "INFERENCE_PRECISION_HINT": computes,
             "INFERENCE_NUM_THREADS": pick_threads(None),
             "PERFORMANCE_HINT": "LATENCY",
             "PERF_COUNT": "YES" if profile else "NO",
         }
+        if pages is not None:
+            settings["KV_CACHE_PRECISION"] = pages
         compiled = ov.Core().compile_model(model, "CPU", settings)
         self._request = compiled.create_infer_request()
         self._names = {name for each in compiled.inputs for name in each.names}
+        self.pages = ""
         for each in compiled.inputs:
             if "_cache." in each.get_any_name():
-                pool = np.zeros((PAGES, heads, PAGE_SIZE, size), np.float32)
-                self._request.set_tensor(each.get_any_name(), ov.Tensor(pool))
+                kind = each.get_element_type()
+                size = [PAGES, *list(each.get_partial_shape().get_max_shape())[1:]]
+                self._request.set_tensor(each.get_any_name(), ov.Tensor(kind, ov.Shape(size)))
+                self.pages = str(kind.get_type_name())
 
     def run(self, tokens: int) -> float:
         """Milliseconds of one step."""
@@ -104,34 +117,73 @@ class Steps:
         return {name: ms for name, ms in found.most_common(5) if ms >= 0.1}
 
 
-def measure(model: ov.Model, heads: int, size: int, lines: list[int]) -> dict[str, Any]:
-    """The first step of each length, which makes kernels, the median of later ones, and an 8-row step's operators."""
-    steps, found = Steps(model, heads, size, profile=False), {}
+def measure(systems: dict[str, Steps], lines: list[int]) -> dict[str, Any]:
+    """By length: each system's first step, which makes kernels, the median of later ones, and the ratio of pairs.
+
+    A longer line has no ratio: there the peer's model, as it is here, computes logits of every token.
+    """
+    found: dict[str, Any] = {}
     for tokens in lines:
-        first, *later = (steps.run(tokens) for _ in range(1 + RUNS))
-        found[tokens] = {"first_ms": first, "ms": statistics.median(later)}
-    profiled = Steps(model, heads, size, profile=True)
-    for _ in range(2 * RUNS):
+        times: dict[str, list[float]] = {name: [] for name in systems}
+        for number in range(FIRST + RUNS):
+            turn = list(systems)
+            for name in turn if number % 2 else reversed(turn):
+                times[name].append(systems[name].run(tokens))
+        found[str(tokens)] = {
+            name: {"first_ms": ms[0], "ms": statistics.median(ms[FIRST:])}
+            for name, ms in times.items()
+        }
+        if "peer" in times and tokens <= ROWS:
+            pairs = zip(times["ours"][FIRST:], times["peer"][FIRST:], strict=True)
+            found[str(tokens)]["ratio"] = statistics.quantiles(mine / peer for mine, peer in pairs)
+    return found
+
+
+def operators(model: ov.Model, computes: str) -> dict[str, float]:
+    """Milliseconds of an eight-row step by kind of operator."""
+    profiled = Steps(model, computes, computes, profile=True)
+    for _ in range(10):
         profiled.run(8)
-    return {"lines": found, "operators_of_8_rows_ms": profiled.operators()}
+    return profiled.operators()
+
+
+def table(found: dict[str, Any]) -> str:
+    """Of a step less is better: below 1 ours is the faster one."""
+    lines = [
+        "| tokens | ours, ms | OpenVINO's, ms | ratio | quartiles |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for tokens, line in found.items():
+        if "ratio" in line:
+            low, middle, high = line["ratio"]
+            both = f"{line['ours']['ms']:.1f} | {line['peer']['ms']:.1f}"
+            lines.append(f"| {tokens} | {both} | {middle:.2f} | {low:.2f}-{high:.2f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quantization", default="none", choices=("none", "int8"))
+    parser.add_argument("--precision", default="fp32", choices=tuple(DTYPES))
     parser.add_argument("--lines", default="1,8,32,64,100,128,256")
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     lines = [int(part) for part in arguments.lines.split(",")]
-    model, heads, size = ours(arguments.quantization)
-    found: dict[str, Any] = {"machine": machine(), "quantization": arguments.quantization}
-    found["ours"] = measure(model, heads, size, lines)
+    computes = COMPUTES[arguments.precision]
+    systems = {"ours": Steps(ours(arguments.precision), computes, computes)}
     if arguments.peer:
-        found["peer"] = measure(*theirs(arguments.peer, heads, size), lines)
+        systems["peer"] = Steps(theirs(arguments.peer), computes, None)
+    found = {
+        "machine": machine(),
+        "precision": arguments.precision,
+        "pages": {name: steps.pages for name, steps in systems.items()},
+        "lines": measure(systems, lines),
+        "operators_of_8_rows_ms": operators(ours(arguments.precision), computes),
+    }
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))  # noqa: T201
+    print(table(found["lines"]))  # noqa: T201
 
 
 if __name__ == "__main__":
