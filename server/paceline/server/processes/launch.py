@@ -8,12 +8,12 @@ import itertools
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from ..interpreter import command, environment
 from .orders import Done, Pipe, SetupFailed
 
 logger = logging.getLogger(__name__)
@@ -41,14 +41,12 @@ class Child(Generic[In]):
         OSError if the machine has no process or descriptor left for it.
         """
         ours, theirs = socket.socketpair()
-        # -P and our own path: what we can import the child can, from the same places.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())),
+                *command(module, str(theirs.fileno()), str(os.getpid())),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                env=environment,
+                env=environment(),
                 process_group=0,  # a terminal's interrupt is for the supervisor alone
             )
         except BaseException:
