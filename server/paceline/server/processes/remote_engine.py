@@ -13,7 +13,6 @@ from ..errors import Unavailable
 from ..request import FinishReason, Load, Request
 from ..stream import Hub, OutputStream
 from . import sockets
-from .calls import Calls
 from .messages import (
     Abort,
     Aborted,
@@ -31,6 +30,7 @@ from .messages import (
     decode_to_frontend,
     encode,
 )
+from .questions import Questions
 from .running import Running
 from .slots import Slots
 from .suspects import fingerprint
@@ -71,7 +71,7 @@ class RemoteEngine:
         self._slots = Slots()
         self._running: dict[str, Running] = {}  # in the order of arrival
         self._submitted: dict[int, Running] = {}  # not answered yet
-        self._calls = Calls()
+        self._questions = Questions()
         self._endpoint = f"ipc://{folder / f'frontend-{serial}.sock'}"
         pull = sockets.make(zmq.PULL)
         pull.bind(self._endpoint)
@@ -191,7 +191,7 @@ class RemoteEngine:
         if self._control is not None:
             self._control.close()
             self._control = None
-        self._calls.fail(error)
+        self._questions.fail(error)
         self._slots.clear()
         self._submitted.clear()
         self._others = 0
@@ -228,7 +228,9 @@ class RemoteEngine:
 
     async def _ask(self, question: Any) -> Any:
         self._check()
-        return await self._calls.ask(lambda call: self._send(question(call)))
+        with self._questions.open() as (number, answer):
+            self._send(question(number))
+            return await answer
 
     def _take_answers(self, message: list[bytes]) -> None:
         (body,) = message
@@ -238,9 +240,9 @@ class RemoteEngine:
             case Refused(first, error):
                 self._settle(first, error)
             case Aborted(call, count):
-                self._calls.answer(call, count)
+                self._questions.answer(call, count)
             case LoadIs(call, load):
-                self._calls.answer(call, load)
+                self._questions.answer(call, load)
             case Busy(others):
                 self._others = others
 
