@@ -1,8 +1,4 @@
-"""The one owner of request state: inbox -> plan -> launch -> collect -> apply -> deliver.
-
-Where the device computes beside Python, a step is launched before the one before it is collected, so
-that the device has work while the host reads, delivers and plans.
-"""
+"""The one owner of request state: inbox -> plan -> launch -> collect -> apply -> deliver."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import queue
 import threading
 import time
 import uuid
-from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -19,20 +14,13 @@ from typing import TYPE_CHECKING
 
 from .config import EngineConfig
 from .door import Door
-from .errors import (
-    EngineFailure,
-    FeatureUnavailable,
-    InvalidRequest,
-    StepOutOfMemory,
-    Unavailable,
-    Violation,
-)
+from .errors import EngineFailure, FeatureUnavailable, InvalidRequest, Unavailable, Violation
 from .inbox import Cancel, Message, Stop, Submit
 from .pages import PagePool
-from .request import STEP_SECONDS, FinishReason, Load, Output, Request
+from .pipeline import Pipeline
+from .request import FinishReason, Load, Output, Request
 from .runner_port import Runner
 from .scheduler import Scheduler
-from .step import Step
 
 if TYPE_CHECKING:
     from .guidance import Guides
@@ -77,12 +65,13 @@ class Engine:
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="paceline-engine", daemon=True)
         self._warm: Future[None] = Future()
-        self._ahead = runner.ahead and config.launch_ahead
-        self._in_flight: tuple[Step, object] | None = None  # launched, and not collected yet
-        self._failed = False  # whether a step of the latest turn went wrong
-        self._worked = False  # whether the latest turn computed something, or left it in flight
-        self._step_s = 0.0
-        self._step_bins = [0] * (len(STEP_SECONDS) + 1)
+        self._pipeline = Pipeline(
+            runner,
+            self._scheduler,
+            self._door,
+            clock,
+            ahead=runner.ahead and config.launch_ahead,
+        )
         self._load = self._scheduler.load(clock())
         self._idle = threading.Event()
         self._idle.set()
@@ -164,7 +153,7 @@ class Engine:
             requests_rejected=self._door.rejected,
             queue_wait_s=self._door.wait_s(),
             draining=self._draining,
-            step_bins=tuple(self._step_bins),
+            step_bins=tuple(self._pipeline.bins),
             bucket_steps=self._runner.buckets.uses(dict(self._scheduler.shapes)),
         )
 
@@ -199,7 +188,7 @@ class Engine:
             while self._stopping is None:
                 outputs = self._read_inbox()
                 outputs += self._scheduler.expire(self._clock())
-                outputs += self._step()
+                outputs += self._pipeline.turn()
                 self._publish(outputs)
         except Exception:
             error = EngineFailure(uuid.uuid4().hex[:12])
@@ -213,63 +202,8 @@ class Engine:
             last += self._handle(self._inbox.get())
         self._publish(last + self._scheduler.cancel_all(reason, self._clock(), error))
 
-    def _step(self) -> list[Output]:
-        """Launches the next step and reads back the one before it, or where steps wait, itself."""
-        started = self._clock()
-        step = self._scheduler.plan(started)
-        self._door.planned(self._scheduler.waiting, started)
-        self._worked = step is not None or self._in_flight is not None
-        if not self._worked:
-            return []
-        self._failed = False
-        try:
-            launched = None if step is None else (step, self._runner.launch(step))
-        except Exception as exc:
-            assert step is not None
-            outputs = self._collect() + self._give_up(step, exc)
-        else:
-            outputs = self._collect()
-            self._in_flight = launched
-            # After a failure nothing is planned behind a step that was planned before it: it may fail
-            # as well, and would take the next one along, and so on.
-            if self._failed or not self._ahead:
-                outputs += self._collect()
-        took = self._clock() - started
-        self._step_s += took
-        self._step_bins[bisect_left(STEP_SECONDS, took)] += 1
-        return outputs
-
-    def _collect(self) -> list[Output]:
-        """Reads back the step in flight, if there is one."""
-        if self._in_flight is None:
-            return []
-        (step, handle), self._in_flight = self._in_flight, None
-        try:
-            sampled = self._runner.collect(handle)
-            return self._scheduler.apply(step, sampled, self._clock())
-        except Exception as exc:
-            return self._give_up(step, exc)
-
-    def _give_up(self, step: Step, cause: Exception) -> list[Output]:
-        self._failed = True
-        if isinstance(cause, StepOutOfMemory):
-            outputs = self._scheduler.out_of_memory(step, self._clock())
-            logger.warning(
-                "a step of %d rows and %d tokens ran out of memory; from now on at most %d and %d",
-                len(step.rows),
-                step.padded_tokens,
-                self._scheduler.bounds.rows,
-                self._scheduler.bounds.tokens,
-            )
-            return outputs
-        error = EngineFailure(uuid.uuid4().hex[:12])
-        logger.error(
-            "step of %d rows failed error_id=%s", len(step.rows), error.error_id, exc_info=cause
-        )
-        return self._scheduler.fail(step, self._clock(), error)
-
     def _publish(self, outputs: list[Output]) -> None:
-        self._load = replace(self._scheduler.load(self._clock()), step_s=self._step_s)
+        self._load = replace(self._scheduler.load(self._clock()), step_s=self._pipeline.seconds)
         if outputs:
             self._deliver(outputs)
         with self._entrance:
@@ -290,7 +224,7 @@ class Engine:
 
     def _patience(self) -> float | None:
         """Seconds the inbox may be waited for: none after a step, no end while nothing is due."""
-        if self._worked:
+        if self._pipeline.worked:
             return 0.0
         due = self._scheduler.asks_again_at()
         return None if due is None else max(0.0, due - self._clock())

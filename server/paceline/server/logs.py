@@ -149,7 +149,6 @@ class RequestRecord:
     def _summary(self, job: Job) -> Ended:
         finishes = self.finishes
         first = finishes[0].timings if finishes else Timings()
-        tokens = finishes[0].usage.completion_tokens if finishes else 0
         return Ended(
             id=job.request.id[:SHOWN_OF_ID],
             at_s=time.time(),
@@ -160,7 +159,7 @@ class RequestRecord:
             cached_tokens=max((f.usage.cached_tokens for f in finishes), default=0),
             queue_s=first.queue_s,
             ttft_s=first.ttft_s,
-            tpot_s=first.decode_s / (tokens - 1) if tokens > 1 else 0.0,
+            tpot_s=(finishes[0].tpot_s if finishes else None) or 0.0,
             total_s=time.monotonic() - self.begun,
             rows=first.batch_rows_mean,
             preemptions=sum(f.timings.preemptions for f in finishes),

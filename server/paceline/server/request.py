@@ -148,6 +148,12 @@ class Finish:
     error: Exception | None = None
     stop_sequence: str | None = None  # set by the front end, which matches stop strings
 
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per token after the first; None without such tokens."""
+        later = self.usage.completion_tokens - 1
+        return self.timings.decode_s / later if later > 0 else None
+
 
 class Output(msgspec.Struct, frozen=True):
     """What one step made for one completion: new tokens, perhaps the end.

@@ -84,8 +84,7 @@ class Tally(msgspec.Struct):
         self._observe("request_prefill_time_seconds", timings.prefill_s)
         self._observe("request_decode_time_seconds", timings.decode_s)
         self._observe("request_batch_rows", timings.batch_rows_mean)
-        if usage.completion_tokens > 1:
-            seconds = timings.decode_s / (usage.completion_tokens - 1)
+        if (seconds := finish.tpot_s) is not None:
             self._observe("request_time_per_output_token_seconds", seconds)
 
     def left(self, reason: FinishReason) -> None:

@@ -25,9 +25,7 @@ def run(main: Callable[[Pipe[Any]], Awaitable[int]], kinds: Any) -> int:
     """Runs a child to its end; its arguments are the pipe's descriptor and the supervisor's process id."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with(parent)
-    # A terminal or a service manager may signal all processes at once; the order of leaving is the supervisor's.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    leave_signals()
 
     async def with_pipe() -> int:
         pipe: Pipe[Any] = await Pipe.open(socket.socket(fileno=descriptor), kinds)
@@ -49,6 +47,12 @@ def abandoned() -> NoReturn:
     logger.critical("the supervisor is gone")
     logging.shutdown()
     os._exit(1)
+
+
+def leave_signals() -> None:
+    """A terminal, a service manager or torchrun may signal all at once; the order of leaving is the first process's."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def die_with(parent: int) -> None:

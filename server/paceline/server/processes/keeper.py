@@ -38,6 +38,7 @@ from .orders import (
     record_name,
 )
 from .suspects import Suspects
+from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,6 @@ _MODULE = "paceline.server.processes.engine"
 _MOST_TRIES = 5  # engines in a row that died before they were ready
 _END_S = 10.0  # for the engine to end by itself
 _STOP_S = 60.0  # for the step that is being computed when the engine is told to stop
-_LOOKS = 4  # at the flight record, in the time that a step may take
 
 
 def _nobody(_deaths: Mapping[bytes, int]) -> None:
@@ -97,7 +97,6 @@ class Keeper:
         self._facts: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
         self._child: Child[FromEngine] | None = None
         self._ready_at: float | None = None  # of the process that lives, by the monotonic clock
-        self._heard_at = 0.0
         self._start_s = 0.0  # what the latest start took
         self._delay_s = 0.0  # before the next start
         self._on_board: frozenset[Passenger] = frozenset()  # of the latest one that died
@@ -209,12 +208,14 @@ class Keeper:
             self._lost(generation)
             return f"could not be started ({exc})"
         self._child = child
-        watch = asyncio.create_task(self._watch(child, self._folder / record_name(generation)))
+        record, timeout_s = self._folder / record_name(generation), self._config.step_timeout_s
+        watchdog = Watchdog(child, record, timeout_s, self._name)
         code = await child.follow(
-            lambda message: self._take(message, generation, begun),
+            lambda message: self._take(message, generation, begun, watchdog),
             lambda: self._lost(generation),
         )
-        watch.cancel()
+        watchdog.stop()
+        self._hung = watchdog.hung
         return _in_words(code, self._hung)
 
     def _lost(self, generation: int) -> None:
@@ -252,23 +253,8 @@ class Keeper:
             (self._folder / name).unlink(missing_ok=True)
         await asyncio.sleep(self._delay_s)
 
-    async def _watch(self, child: Child[FromEngine], record: Path) -> None:
-        """Kills an engine that hangs: its thread in a step, or its loop."""
-        timeout_s = self._config.step_timeout_s
-        while timeout_s is not None:
-            await asyncio.sleep(timeout_s / _LOOKS)
-            since = flight_record.read(record).since
-            if self._ready_at is None:
-                continue  # loading may take any time
-            oldest = min(self._heard_at, since or self._heard_at)
-            if time.monotonic() - oldest > timeout_s:
-                logger.critical("%s made no progress for %g s: killing it", self._name, timeout_s)
-                self._hung = True
-                child.kill()
-                return
-
-    def _take(self, message: FromEngine, generation: int, begun: float) -> None:
-        self._heard_at = time.monotonic()
+    def _take(self, message: FromEngine, generation: int, begun: float, watchdog: Watchdog) -> None:
+        watchdog.heard()
         match message:
             case Ready(facts):
                 self._ready(facts, generation, begun)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from ..interpreter import command, environment
 from .orders import Done, Pipe, SetupFailed
+from .questions import Questions
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ class Child(Generic[In]):
         self.process = process
         self.line: str | None = None  # for the operator: why it could not start
         self._pipe = pipe
-        self._calls = itertools.count()
-        self._answers: dict[int, asyncio.Future[bool]] = {}
+        self._questions = Questions()
         self.ended = False
 
     @classmethod
@@ -41,14 +40,12 @@ class Child(Generic[In]):
         OSError if the machine has no process or descriptor left for it.
         """
         ours, theirs = socket.socketpair()
-        # -P and our own path: what we can import the child can, from the same places.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())),
+                *command(module, str(theirs.fileno()), str(os.getpid())),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                env=environment,
+                env=environment(),
                 process_group=0,  # a terminal's interrupt is for the supervisor alone
             )
         except BaseException:
@@ -69,18 +66,16 @@ class Child(Generic[In]):
         """Sends an order and waits for its answer; False if the child ends before, or is late."""
         if self.ended:
             return False
-        call = next(self._calls)
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._answers[call] = answer
-        message = order(call)
-        self.send(message)
-        try:
-            return await asyncio.wait_for(answer, timeout_s)
-        except TimeoutError:
-            logger.error("process %d does not answer %s", self.process.pid, type(message).__name__)
-            return False
-        finally:
-            self._answers.pop(call, None)
+        with self._questions.open() as (number, answer):
+            message = order(number)
+            self.send(message)
+            try:
+                done: bool = await asyncio.wait_for(answer, timeout_s)
+            except TimeoutError:
+                kind = type(message).__name__
+                logger.error("process %d does not answer %s", self.process.pid, kind)
+                return False
+            return done
 
     async def follow(
         self, take: Callable[[In], None], lost: Callable[[], None] = lambda: None
@@ -94,17 +89,13 @@ class Child(Generic[In]):
         while (message := await self._pipe.receive()) is not None:
             match message:
                 case Done(call, ok):
-                    answer = self._answers.get(call)
-                    if answer is not None and not answer.done():
-                        answer.set_result(ok)
+                    self._questions.answer(call, ok)
                 case SetupFailed(line):
                     self.line = line
                 case _:
                     take(message)
         self.ended = True
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_result(False)
+        self._questions.answer_all(False)
         lost()
         code = await self.process.wait()
         await self._pipe.close()

@@ -10,10 +10,9 @@ from typing import Any
 import zmq
 
 from ..errors import Unavailable
-from ..request import FinishReason, Load, Output, Request
+from ..request import FinishReason, Load, Request
 from ..stream import Hub, OutputStream
 from . import sockets
-from .calls import Calls
 from .messages import (
     Abort,
     Aborted,
@@ -23,7 +22,6 @@ from .messages import (
     Cancel,
     Hello,
     LoadIs,
-    Outputs,
     Refused,
     Submit,
     ToEngine,
@@ -32,7 +30,9 @@ from .messages import (
     decode_to_frontend,
     encode,
 )
+from .questions import Questions
 from .running import Running
+from .slots import Slots
 from .suspects import fingerprint
 
 # An engine may die before it computes anything, of a request that is not on its record then. Nobody takes part in that
@@ -68,11 +68,10 @@ class RemoteEngine:
         self._folder = folder
         self._serial = serial
         self._error: Unavailable | None = Unavailable("the engine is not running")
-        self._next = 0
-        self._slots: dict[int, tuple[str, int]] = {}  # request id and index of what runs
+        self._slots = Slots()
         self._running: dict[str, Running] = {}  # in the order of arrival
         self._submitted: dict[int, Running] = {}  # not answered yet
-        self._calls = Calls()
+        self._questions = Questions()
         self._endpoint = f"ipc://{folder / f'frontend-{serial}.sock'}"
         pull = sockets.make(zmq.PULL)
         pull.bind(self._endpoint)
@@ -192,7 +191,7 @@ class RemoteEngine:
         if self._control is not None:
             self._control.close()
             self._control = None
-        self._calls.fail(error)
+        self._questions.fail(error)
         self._slots.clear()
         self._submitted.clear()
         self._others = 0
@@ -207,9 +206,7 @@ class RemoteEngine:
 
     def _submit(self, running: Running) -> None:
         request = running.request
-        first, self._next = self._next, self._next + request.n
-        for index in range(request.n):
-            self._slots[first + index] = (request.id, index)
+        first = self._slots.take(request.id, request.n)
         running.first, running.unfinished = first, request.n
         self._submitted[first] = running
         self._send(Submit(first, request, running.fingerprint, again=running.deaths > 0))
@@ -231,7 +228,9 @@ class RemoteEngine:
 
     async def _ask(self, question: Any) -> Any:
         self._check()
-        return await self._calls.ask(lambda call: self._send(question(call)))
+        with self._questions.open() as (number, answer):
+            self._send(question(number))
+            return await answer
 
     def _take_answers(self, message: list[bytes]) -> None:
         (body,) = message
@@ -241,9 +240,9 @@ class RemoteEngine:
             case Refused(first, error):
                 self._settle(first, error)
             case Aborted(call, count):
-                self._calls.answer(call, count)
+                self._questions.answer(call, count)
             case LoadIs(call, load):
-                self._calls.answer(call, load)
+                self._questions.answer(call, load)
             case Busy(others):
                 self._others = others
 
@@ -253,8 +252,7 @@ class RemoteEngine:
         if running is None:
             return
         if error is not None:
-            for slot in range(first, first + running.unfinished):
-                del self._slots[slot]
+            self._slots.free(first, running.unfinished)
             self._fail(running, error)
         elif not running.answer.done():
             running.answer.set_result(None)
@@ -262,38 +260,16 @@ class RemoteEngine:
     def _take_outputs(self, message: list[bytes]) -> None:
         """All steps that have come reach their streams before the loop wakes any reader."""
         (body,) = message
-        outputs: list[Output] = []
-        self._read(decode_outputs(body), outputs)
-        self._hub.dispatch(outputs)
-
-    def _read(self, step: Outputs, outputs: list[Output]) -> None:
-        slots = self._slots
-        for slot, token in zip(step.slots, step.tokens, strict=True):
-            if slot in slots:
-                request_id, index = slots[slot]
-                outputs.append(Output(request_id, index, (token,)))
-        for other in step.others:
-            if other.slot not in slots:
-                continue
-            request_id, index = slots[other.slot]
-            outputs.append(
-                Output(
-                    request_id,
-                    index,
-                    other.token_ids,
-                    other.logprobs,
-                    other.finish,
-                    other.prompt_logprobs,
-                )
-            )
-            if other.finish is not None:
-                self._finished(other.slot, request_id)
+        step = decode_outputs(body)
+        outputs, ended = self._slots.read(step)
+        for request_id in ended:
+            self._finished(self._running[request_id])
         if step.last:
             self.ended.set()
+        self._hub.dispatch(outputs)
 
-    def _finished(self, slot: int, request_id: str) -> None:
-        del self._slots[slot]
-        running = self._running[request_id]
+    def _finished(self, running: Running) -> None:
+        """One of its completions ended."""
         running.unfinished -= 1
         if not running.unfinished:
             self._drop(running)

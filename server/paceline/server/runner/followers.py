@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 from concurrent.futures import Future
 from typing import NoReturn
@@ -16,6 +15,7 @@ import msgspec
 
 from .. import logs
 from ..errors import SetupError
+from ..interpreter import command, environment
 from .rank import StartRank
 from .ranks import Place, RankConfig
 
@@ -78,11 +78,7 @@ class Followers:
 
     def _keep(self, rank: int, started: Future[subprocess.Popen[bytes]]) -> None:
         try:
-            process = subprocess.Popen(
-                (sys.executable, "-P", "-m", _MODULE),
-                stdin=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+            process = subprocess.Popen(command(_MODULE), stdin=subprocess.PIPE, env=environment())
         except OSError as exc:
             started.set_exception(exc)
             return

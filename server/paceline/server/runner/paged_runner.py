@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from .choosing import prompt_logprobs, raw_prompt_logprobs
 from .fused_model import FAMILIES, FusedModel, fits
 from .graphs import Graphs
 from .kv_cache import KVCache, KVShape
+from .lines import Lines
 from .loading import LoadedModel
 from .memory import MIB, pages_that_fit
 from .paged_model import PagedModel
@@ -37,7 +37,6 @@ from .triton_layer import begin
 logger = logging.getLogger(__name__)
 
 _SCORES = 128  # places for prompt tokens' logits, or a multiple of it
-_IN_FLIGHT = 3  # lines on the host: one being copied, one waiting behind it, one being filled
 
 
 class Computes(Protocol):
@@ -45,14 +44,6 @@ class Computes(Protocol):
 
     def bind(self, caches: list[Tensor]) -> None: ...
     def compute(self, ids: Tensor, step: PagedStep, sample_at: Tensor, out: Tensor) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Line:
-    """One staging line on the host; free again when the device has copied it."""
-
-    host: Tensor
-    copied: torch.cuda.Event | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,10 +131,10 @@ class PagedRunner:
         contents = staging.read(step, self._residents)
         self._sampling.joined(contents.joined)
         shape = self._shapes.of(step, contents)
-        host, device = self._next_line(shape)
+        host, device = self._lines.next(shape)
         staging.fill(host, contents, shape.block_q)
         self._send_overflow(contents.news[3 * shape.updates :])
-        self._send(shape)
+        self._lines.send(shape)
         scores = None
         if step.scored_rows:
             scores = self._score(step, shape, device)
@@ -167,11 +158,16 @@ class PagedRunner:
 
     def close(self) -> None:
         """Gives the model's memory back. A second call does nothing."""
-        for name in ("_model", "_cache", "_graphs", "_sampling", "_logits", "_page_table", "_line"):
+        for name in (
+            "_model",
+            "_cache",
+            "_graphs",
+            "_sampling",
+            "_logits",
+            "_page_table",
+            "_lines",
+        ):
             self.__dict__.pop(name, None)
-        self._lines.clear()
-        self._views.clear()
-        self._device_views.clear()
         if self._on_gpu:
             torch.cuda.empty_cache()
 
@@ -185,11 +181,7 @@ class PagedRunner:
         device, slots = self._device, self._slots
         length = max(shape.length for shape in self._shapes.usual())
         self._page_table = torch.zeros((slots, self._max_pages), dtype=torch.int32, device=device)
-        self._line = torch.zeros(length, dtype=torch.int32, device=device)
-        self._lines = [_host_line(length, self._on_gpu) for _ in range(_IN_FLIGHT)]
-        self._next = 0
-        self._views: dict[tuple[int, Shape], Fields[np.ndarray]] = {}
-        self._device_views: dict[Shape, Fields[Tensor]] = {}
+        self._lines = Lines(length, device)
         self._residents = Residents(slots, self._engine.page_size)
         vocab_size = int(loaded.model.config.get_text_config().vocab_size)
         self._logits = torch.zeros((slots, vocab_size), dtype=loaded.model.dtype, device=device)
@@ -214,29 +206,6 @@ class PagedRunner:
             working = torch.cuda.max_memory_allocated(self._device) - before
             torch.cuda.empty_cache()
         return min(wanted, pages_that_fit(kv.page_bytes, self._device, config, working))
-
-    def _next_line(self, shape: Shape) -> tuple[Fields[np.ndarray], Fields[Tensor]]:
-        """The host's next free line, cut for this shape, and the device's."""
-        self._next = (self._next + 1) % _IN_FLIGHT
-        line = self._lines[self._next]
-        if line.copied is not None:
-            line.copied.synchronize()
-        host = self._views.get((self._next, shape))
-        if host is None:
-            host = self._views[self._next, shape] = staging.split(line.host.numpy(), shape)
-        return host, self._device_fields(shape)
-
-    def _device_fields(self, shape: Shape) -> Fields[Tensor]:
-        fields = self._device_views.get(shape)
-        if fields is None:
-            fields = self._device_views[shape] = staging.split(self._line, shape)
-        return fields
-
-    def _send(self, shape: Shape) -> None:
-        line = self._lines[self._next]
-        self._line[: shape.length].copy_(line.host[: shape.length], non_blocking=True)
-        if line.copied is not None:
-            line.copied.record()
 
     def _send_overflow(self, news: list[int]) -> None:
         """Pages that did not fit in the line, as when a long prefix is found in the cache."""
@@ -285,10 +254,7 @@ class PagedRunner:
     @torch.inference_mode()
     def _run(self, shape: Shape) -> Fields[Tensor]:
         """Computes an empty step: everything in it is padding."""
-        fields = self._device_fields(shape)
-        self._line.zero_()
-        fields.token_slots.fill_(-1)
-        fields.sample_slots.fill_(-1)
+        fields = self._lines.empty(shape)
         self._graphs.run(shape, lambda: self._forward(shape, fields))
         return fields
 
@@ -304,9 +270,3 @@ def _computes(loaded: LoadedModel, config: ModelConfig, context: int) -> Compute
         raise SetupError(f"--quantization fp8 needs fused layers, which {', '.join(FAMILIES)} have")
     compiled = config.compile == "on" or (config.compile == "auto" and config.cuda_graphs)
     return PagedModel(loaded.model, compiled and loaded.device.type == "cuda")
-
-
-def _host_line(length: int, pinned: bool) -> _Line:
-    host = torch.zeros(length, dtype=torch.int32, pin_memory=pinned)
-    copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
-    return _Line(host, copied)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from .. import logs
 from ..config import ServeConfig
 from ..errors import SetupError
 from ..processes import count
-from ..processes.child import die_with
+from ..processes.child import die_with, leave_signals
 
 if TYPE_CHECKING:
     from .ranks import Place, RankConfig
@@ -34,7 +33,7 @@ class StartRank(msgspec.Struct):
 
 def main() -> int:
     """The exit code: 0 when it was told to end."""
-    _leave_signals_to_the_first()
+    leave_signals()
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=StartRank)
     die_with(start.parent)
     threading.Thread(target=_end_with_the_first, name="paceline-parent", daemon=True).start()
@@ -47,7 +46,7 @@ def main() -> int:
 def follow_torchrun(config: ServeConfig) -> int:
     """The same for a process that torchrun started with the settings of rank 0. SetupError if it may not."""
     count.check(config)
-    _leave_signals_to_the_first()
+    leave_signals()
     from .ranks import Place, RankConfig
 
     return follow(RankConfig.of(config, config), Place.of_torchrun(config.tensor_parallel))
@@ -76,12 +75,6 @@ def follow(config: RankConfig, place: Place) -> int:
     except Exception:
         logger.critical("rank %d cannot go on", place.rank, exc_info=True)
     return 1
-
-
-def _leave_signals_to_the_first() -> None:
-    """A terminal or torchrun signals all ranks at once; the order of leaving is rank 0's."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_with_the_first() -> None:
