@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.update.write_text(updated(arguments.update.read_text(), text))
 
 
-def updated(page: str, text: str) -> str:
+def updated(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
     """The page with `text` between its marks. ValueError where it has none."""
-    begin, end = MARKS
+    begin, end = marks
     before, found, rest = page.partition(begin)
     _, also_found, after = rest.partition(end)
     if not (found and also_found):

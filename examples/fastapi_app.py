@@ -78,9 +78,8 @@ async def stream(question: Question, request: Request, timeout_s: Timeout = 30) 
     first = await unless_gone(request, anext(chunks))
 
     async def events() -> AsyncIterator[str]:
-        async with (
-            call
-        ):  # when the caller hangs up, this generator is cancelled, and so is the call
+        # When the caller hangs up, this generator is cancelled, and so is the call.
+        async with call:
             try:
                 yield event(first)
                 async for chunk in chunks:

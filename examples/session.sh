@@ -20,5 +20,7 @@ call "$SERVICE/GetModelInfo" '{}'
 call "$SERVICE/Tokenize" '{"text": "The sky is", "details": true}'
 call "$SERVICE/Generate" '{"generation": {"text": "The sky is", "stopping": {"max_tokens": 8}}}'
 call "$SERVICE/GenerateStream" '{"generation": {"text": "One, two,", "stopping": {"max_tokens": 4}}}'
-call "$SERVICE/GenerateBatch" '{"generations": [{"text": "A,"}, {"text": "B,", "sampling": {"temperature": 0}}]}'
+call "$SERVICE/GenerateBatch" '{"generations": [
+    {"text": "A,", "stopping": {"max_tokens": 8}},
+    {"text": "B,", "stopping": {"max_tokens": 8}, "sampling": {"temperature": 0}}]}'
 call "$SERVICE/GetLoad" '{}'

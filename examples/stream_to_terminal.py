@@ -30,7 +30,7 @@ def main() -> None:
     if stream.usage and stream.timings:  # they come with the last message
         print(
             f"{stream.usage.completion_tokens} tokens, the first after {stream.timings.ttft_ms:.0f} ms,"
-            f" all in {stream.timings.total_ms:.0f} ms beside {stream.timings.batch_rows_mean:.1f} rows",
+            f" all in {stream.timings.total_ms:.0f} ms, in steps of {stream.timings.batch_rows_mean:.1f} rows",
             file=sys.stderr,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import yaml
 
 import generated
 import messages
+import tuning_tables
 from paceline.server.config import ServeConfig
+from tables import updated
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -76,6 +79,14 @@ def test_the_settings_page_has_every_setting() -> None:
         (row,) = re.findall(rf"^\| `{name}` \|.*$", made, re.MULTILINE)
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             assert f"`{field.default}`" in row
+
+
+def test_the_overload_table_is_that_of_the_results() -> None:
+    """Writing the table of the tuning guide anew changes nothing."""
+    rows = json.loads(tuning_tables.RESULTS.read_text())["burst"]
+    page = WRITTEN["tuning.md"]
+
+    assert updated(page, tuning_tables.overload(rows), tuning_tables.MARKS) == page
 
 
 def test_references_name_what_is_there() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 import re
 import subprocess
 import sys
@@ -141,25 +140,3 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/contract.md": contract,
     "examples.md": examples,
 }
-
-
-def fill(markdown: str) -> str:
-    """A page with its tables in the places that ask for them."""
-    return markdown.replace("<!-- tuning: burst -->", "\n".join(_burst()))
-
-
-def _burst() -> Iterator[str]:
-    found = json.loads((ROOT / "benchmarks" / "results" / "tuning.json").read_text())
-    yield "| `max_queue_wait_s` | answered | first token: median, longest | refused | after | told to come back in |"
-    yield "|---|---:|---:|---:|---:|---:|"
-    for row in found["burst"]:
-        bound = row["max_queue_wait_s"]
-        cells = [
-            "unset" if bound is None else f"{bound:g}",
-            f"{row['answered']}",
-            f"{row['ttft_ms_p50'] / 1e3:.1f} s, {row['ttft_ms_max'] / 1e3:.1f} s",
-            f"{row['refused']}",
-            f"{row['refused_after_ms']:.0f} ms" if row["refused"] else "",
-            f"{row['retry_after_s']:.1f} s" if row["refused"] else "",
-        ]
-        yield f"| {' | '.join(cells)} |"

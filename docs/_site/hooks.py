@@ -31,11 +31,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A page with what is made from results."""
-    return generated.fill(markdown)
-
-
 def _present(entries: Any, there: Any) -> Any:
     """Entries whose pages are there; a section that is left empty goes, too."""
     kept = []

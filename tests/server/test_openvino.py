@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -240,3 +243,36 @@ def test_a_refusal_leaves_the_model_in_its_own_format() -> None:
     )
     assert isinstance(runner, TorchRunner)
     assert source.model.dtype is torch.bfloat16
+
+
+# What it starts and whom it asks while it loads a model, line by line.
+_WATCHED = """
+import sys
+
+WATCHED = {"os.fork", "socket.connect", "socket.getaddrinfo"}
+sys.addaudithook(lambda event, _: print(event) if event in WATCHED else None)
+from paceline.server.config import EngineConfig, ModelConfig
+from paceline.server.runner.make import load_runner
+
+load_runner(ModelConfig(model=sys.argv[1], runtime="openvino"), EngineConfig(page_size=32))
+print("openvino" in sys.modules)
+"""
+
+
+def test_nobody_is_told_that_it_is_used(tmp_path: Path) -> None:
+    """Outside CI, too, it forks no process, calls nobody and leaves nothing in the user's home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    save_tiny_model("llama", tmp_path / "model")
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment |= {"HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCHED, str(tmp_path / "model")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+    assert not list(home.rglob("openvino*"))
