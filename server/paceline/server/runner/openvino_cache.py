@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raise it when the conversion changes what it writes.
-_SCHEMA = 3
+_SCHEMA = 5
 _FILE = "model.xml"
 _FACTS = "facts.json"
 

@@ -129,7 +129,7 @@ class OpenVinoRunner:
         for name, values in inputs.items():
             self._request.set_tensor(name, ov.Tensor(values))
         self._request.infer()
-        logits = torch.from_numpy(self._request.get_output_tensor(0).data)
+        logits = torch.from_numpy(self._request.get_output_tensor(0).data)[:, 0]
         chosen = len(line.sample_at)
         return step, logits[:chosen], logits[chosen : len(places)]
 

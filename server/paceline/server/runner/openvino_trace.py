@@ -69,13 +69,13 @@ class _Line(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, positions: Tensor, sample_at: Tensor) -> Tensor:
-        """`[tokens]`, `[tokens]` and `[rows]` int64 to `[rows, vocabulary]`."""
+        """`[tokens]`, `[tokens]` and `[rows]` int64 to `[rows, 1, vocabulary]`: one axis less would cost a copy."""
         head = self.model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, args: (args[0][sample_at],))
         try:
             logits: Tensor = self.model(
                 input_ids=input_ids[:, None], position_ids=positions[:, None], use_cache=False
-            ).logits[:, 0]
+            ).logits
         finally:
             hook.remove()
         return logits
