@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from loadgen.browser import browser, tables_of, visit
@@ -28,8 +29,9 @@ PATIENCE_S = 60.0
 class WebUI:
     """Locust's HTTP interface."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pid: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.pid = pid
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
@@ -64,12 +66,12 @@ class WebUI:
 @contextmanager
 def web_ui(port: int, *options: str) -> Iterator[WebUI]:
     """`locust -f loadgen/locustfile.py` with its page on this port, ended by its process id."""
-    command = [*LOCUST, "--web-host", "127.0.0.1", "--web-port", str(port), *options]
+    command = [*LOCUST, "--web-port", str(port), *options]
     with subprocess.Popen(
         command, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=quiet_environment()
     ) as process:
         try:
-            yield WebUI(port)
+            yield WebUI(port, process.pid)
         finally:
             process.terminate()
 
@@ -92,6 +94,19 @@ def test_web_ui_starts_and_stops_a_test(server: ScriptedServer, free_port: int) 
             ui.post("/stop")
             stats = ui.until(lambda stats: stats["state"] == "stopped")
             assert stats["fail_ratio"] == 0
+
+
+def test_only_this_machine_reaches_the_page(free_port: int) -> None:
+    """Unless --web-host says otherwise the page listens on 127.0.0.1 alone."""
+    with web_ui(free_port) as ui:
+        ui.until(lambda stats: stats["state"] == "ready")
+        listening = {
+            each.laddr.ip
+            for each in psutil.Process(ui.pid).net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN and each.laddr.port == free_port
+        }
+
+    assert listening == {"127.0.0.1"}
 
 
 def test_web_ui_runs_levels(server: ScriptedServer, free_port: int) -> None:

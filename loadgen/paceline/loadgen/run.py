@@ -52,6 +52,8 @@ def _listen(hook: Any, listener: Callable[..., None]) -> None:
 
 def _on_parser(parser: argparse.ArgumentParser, **_kwargs: Any) -> None:
     add_arguments(parser)
+    # Who reaches the page can send load. Locust's own default lets in every machine of the network.
+    parser.set_defaults(web_host="127.0.0.1")
 
 
 def _on_init(environment: Environment, runner: Runner, **_kwargs: Any) -> list[Callable[[], None]]:
