@@ -145,6 +145,8 @@ def run(
     engine = Engine(KeptRunner(runner), config, outputs.extend, guides=guides())
     engine.start()
     for each in requests:
+        if each.constraint is not None:
+            guides().check(each.constraint)  # else it would join later, when it is compiled
         engine.submit(each)
     idle = engine.wait_idle(PATIENCE_S)
     load = engine.load()

@@ -18,6 +18,7 @@ import grpc
 from paceline.server.app import App, running_app
 from paceline.server.config import ServeConfig
 from paceline.server.errors import SetupError
+from paceline.server.guidance import Guide, Guides
 from paceline.server.loader import Loaded
 from paceline.server.mock import MockRunner
 from paceline.server.sequence import Sequence
@@ -90,6 +91,23 @@ class Gate:
         else:
             self.reached.set()
             assert self._open.wait(WAIT_S), "nobody opened the gate"
+
+
+class HeldGuides(Guides):
+    """Compiles nothing until it is released. `begun` tells that a thread waits for that."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer, tokenizer.vocab_size, [1])
+        self.begun = threading.Event()
+        self._released = threading.Event()
+
+    def release(self) -> None:
+        self._released.set()
+
+    def _compile(self, *what: Any) -> Guide:
+        self.begun.set()
+        assert self._released.wait(WAIT_S), "nobody released it"
+        return super()._compile(*what)
 
 
 def paced(step_s: float) -> Callable[[Step], None]:

@@ -129,8 +129,8 @@ class Server:
         (engine,) = self.children("engine")
         return engine
 
-    def connect_each(self) -> list[Frontend]:
-        """One connection to each front end."""
+    def connect_each(self, credentials: grpc.ChannelCredentials | None = None) -> list[Frontend]:
+        """One connection to each front end; over TLS with these credentials."""
         wanted = {child.pid for child in self.children("frontend")}
         found: dict[int, Frontend] = {}
         end = time.monotonic() + WAIT_S
@@ -138,7 +138,12 @@ class Server:
             assert time.monotonic() < end
             known = self._server_sides()
             options = [("grpc.use_local_subchannel_pool", 1)]
-            channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", options)
+            target = f"127.0.0.1:{self.port}"
+            channel = (
+                grpc.insecure_channel(target, options)
+                if credentials is None
+                else grpc.secure_channel(target, credentials, options)
+            )
             self.channels.append(channel)
             grpc.channel_ready_future(channel).result(WAIT_S)
             pid = self._owner_of_new(known)

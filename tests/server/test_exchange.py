@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
-from mock_serving import WAIT_S, Gate
+from mock_serving import WAIT_S, Gate, HeldGuides
 from paceline.server.config import EngineConfig
 from paceline.server.engine import Engine
 from paceline.server.errors import InvalidRequest, QueueFull, Unavailable
@@ -24,6 +25,7 @@ from paceline.server.processes.quarantine import Quarantine
 from paceline.server.processes.remote_engine import RemoteEngine
 from paceline.server.processes.suspects import fingerprint
 from paceline.server.request import (
+    Constraint,
     FinishReason,
     Load,
     Output,
@@ -34,6 +36,7 @@ from paceline.server.request import (
 )
 from paceline.server.step import Step
 from paceline.server.stream import Hub, OutputStream
+from paceline.server.tokenizer import Tokenizer
 
 
 def request(name: str, max_tokens: int = 4, n: int = 1) -> Request:
@@ -43,10 +46,17 @@ def request(name: str, max_tokens: int = 4, n: int = 1) -> Request:
 class Pair:
     """An engine and two front ends."""
 
-    def __init__(self, folder: Path, on_step: Callable[[Step], None], **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_step: Callable[[Step], None],
+        guides: HeldGuides | None = None,
+        **settings: Any,
+    ) -> None:
         self.exchange = Exchange(folder, 1, Quarantine({}), lambda _: None)
         config = EngineConfig.model_validate(settings)
-        self.engine = Engine(MockRunner(on_step=on_step), config, self.exchange.deliver)
+        runner = MockRunner(on_step=on_step, vocab_size=400)
+        self.engine = Engine(runner, config, self.exchange.deliver, guides=guides)
         self.engine.start()
         self.exchange.open(self.engine)
         loop = asyncio.get_running_loop()
@@ -219,6 +229,22 @@ async def test_abort_counts_and_ends_requests_of_others(make: Callable[..., Pair
     last = (await outputs(stream))[-1]
     assert last.finish is not None and last.finish.reason is FinishReason.ABORTED
     assert await pair.two.abort(None) == 0
+
+
+async def test_nobody_waits_while_a_constraint_is_compiled(
+    make: Callable[..., Pair], tokenizer: Tokenizer
+) -> None:
+    """Other requests are taken and answered meanwhile, and so is an abort of the one that waits for it."""
+    guides = HeldGuides(tokenizer)
+    pair = make(guides=guides)
+    only = Constraint("choice", ("never",))
+    guided = await pair.one.start(replace(request("guided", 9), constraint=only))
+    assert await asyncio.to_thread(guides.begun.wait, WAIT_S)
+    assert len(await outputs(await pair.two.start(request("free")))) == 4
+    assert await pair.two.abort(["guided"]) == 1
+    (end,) = await outputs(guided)
+    assert end.finish is not None and end.finish.reason is FinishReason.ABORTED
+    guides.release()
 
 
 async def test_a_front_end_that_is_gone_leaves_nothing(make: Callable[..., Pair]) -> None:

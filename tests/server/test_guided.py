@@ -279,6 +279,21 @@ def test_masks_fit_vocabularies_of_other_sizes() -> None:
         assert np.flatnonzero(bits).tolist() == [97, 255, EOS]
 
 
+def test_each_guide_goes_its_own_way() -> None:
+    """What is kept of a constraint stands at its beginning, whatever those who got it have accepted."""
+    several = Guides(tokenizer(), VOCAB_SIZE, [EOS])
+    constraint = Constraint("regex", ("ab",))
+    assert several.known(constraint) is None
+    first = several.open(constraint)
+    beginning = first.mask()
+    first.accept(ord("a"))
+    second = several.known(constraint)
+    assert second is not None
+    second.accept(ord("a"))
+    assert (several.open(constraint).mask() == beginning).all()
+    assert (second.mask() != beginning).any()
+
+
 def test_models_that_cannot_end_have_no_guides() -> None:
     """Without an end-of-sequence token among the logits nothing can be guided."""
     assert Guides.of(tokenizer(), VOCAB_SIZE, []) is None

@@ -147,8 +147,9 @@ def test_a_constrained_row_sits_launches_out_and_others_do_not(
     runner = MockRunner(vocab_size=100, ahead=True, on_step=on_step)
     outputs: list[Output] = []
     config = EngineConfig(page_size=4, launch_ahead=wanted)
-    engine = Engine(runner, config, outputs.extend, guides=Guides(tokenizer, 100, [2]))
-    digits = Constraint("regex", ("[0-9]{4}",))
+    guides, digits = Guides(tokenizer, 100, [2]), Constraint("regex", ("[0-9]{4}",))
+    guides.check(digits)  # compiled before, so that both begin together
+    engine = Engine(runner, config, outputs.extend, guides=guides)
     now = time.monotonic()
     free = Request("free", (3, 4), SamplingParams(), StoppingParams(9), now)
     stopping = StoppingParams(9, eos_token_ids=frozenset({2}))

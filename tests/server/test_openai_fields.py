@@ -13,6 +13,8 @@ from openai import AsyncOpenAI
 
 from mock_serving import Served
 from openai_serving import HELLO, saying_abc
+from paceline.server.errors import InvalidRequest
+from paceline.server.openai_api import fields as module
 from paceline.server.tokenizer import Tokenizer
 
 
@@ -123,6 +125,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ""}, "prompt"),
     ({"prompt": []}, "prompt"),
     ({"prompt": [[]] * 1025}, "prompt"),
+    ({"prompt": [[]] * 140_000}, "body"),
     ({"prompt": [99999]}, "prompt[0]"),
     ({"prompt": [1.5]}, "prompt"),
     ({"prompt": "x" * 5000}, "prompt"),
@@ -176,3 +179,20 @@ async def test_bad_fields_are_named(
             await client.post(path, body=good | fields, cast_to=object)
         assert not re.search("Input|valid | List", str(caught.value.body))  # no library's words
         assert (caught.value.param, caught.value.type) == (param, "invalid_request_error")
+
+
+@pytest.mark.parametrize("beginning", ["[", "{", ":"])
+def test_too_many_lists_and_members_are_not_even_read(
+    monkeypatch: pytest.MonkeyPatch, beginning: str
+) -> None:
+    """They are counted in the bytes, for making them would hold up the process. As many as are allowed are read."""
+    text = beginning * (module._MAX_BEGINNINGS - 2)  # the body itself has two
+    assert module.read_fields(module.CompletionFields, _prompt(text)).prompt == text
+    monkeypatch.setattr(module, "from_json", pytest.fail)
+    with pytest.raises(InvalidRequest) as refused:
+        module.read_fields(module.CompletionFields, _prompt(text + beginning))
+    assert [violation.field for violation in refused.value.violations] == ["body"]
+
+
+def _prompt(text: str) -> bytes:
+    return json.dumps({"prompt": text}).encode()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mock_serving import WAIT_S, Gate
+from mock_serving import WAIT_S, Gate, HeldGuides
 from paceline.server.config import EngineConfig
 from paceline.server.engine import Engine
 from paceline.server.errors import DeadlineExceeded, EngineFailure, Unavailable
@@ -194,6 +194,20 @@ async def test_constraints_and_prompt_scores_are_replayed(
     assert got[-1].finish is not None and got[-1].finish.reason is FinishReason.EOS
     first, second = got[0].prompt_logprobs
     assert first is None and second is not None
+
+
+async def test_what_was_being_compiled_is_replayed(front: Front, tokenizer: Tokenizer) -> None:
+    """It has not started: the next engine compiles it anew."""
+    held, free = HeldGuides(tokenizer), HeldGuides(tokenizer)
+    free.release()
+    life = front.begin(open_gate(), guides=held)
+    only = Constraint("choice", ("never",))
+    guided = await front.remote.start(request("a", 9, constraint=only))
+    assert await asyncio.to_thread(held.begun.wait, WAIT_S)
+    assert front.remote.gone(life.on_board(), DEAD) == 1
+    front.begin(open_gate(), guides=free)
+    assert tokenizer.decode(tokens(await outputs(guided))) == "never"
+    held.release()
 
 
 async def test_what_has_an_output_is_not_replayed(front: Front) -> None:

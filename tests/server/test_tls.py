@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -118,6 +121,45 @@ async def test_new_files_are_taken_without_a_restart(
     assert "not the key of" in lines[0] and "stays in force" in lines[0]
     assert "read again" in lines[1]
     assert "certificate has expired" in lines[2] and "stays in force" in lines[2]
+
+
+async def test_http_has_the_same_tls(
+    authority: Authority, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Clients need certificates where gRPC's do, and new files are taken without a restart."""
+    pem, key = authority.sign("server")
+    own = authority.sign("alice")
+    other, newer = Authority(tmp_path, "other"), Authority(tmp_path, "newer")
+    settings: dict[str, Any] = {
+        "tls_cert": str(pem),
+        "tls_key": str(key),
+        "tls_client_ca": str(authority.pem),
+    }
+
+    def ask(ca: Path, certificate: Path | None = None, key: Path | None = None) -> bool:
+        """Whether a request on a connection of its own is answered."""
+        context = ssl.create_default_context(cafile=str(ca))
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+        url = f"https://127.0.0.1:{served.app.http_port}/health"
+        try:
+            with urlopen(url, timeout=WAIT_S, context=context) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    async def answers(ca: Path, *certificate: Path) -> bool:
+        return await asyncio.to_thread(ask, ca, *certificate)
+
+    async with serving(tokenizer, http_port=0, **settings) as served:
+        assert await answers(authority.pem, *own)
+        assert not await answers(authority.pem)
+        assert not await answers(authority.pem, *other.sign("mallory"))
+        assert not await answers(other.pem, *own)
+        for made, used in zip(newer.sign("new"), (pem, key), strict=True):
+            os.replace(made, used)
+        assert await answers(newer.pem, *own)
+        assert not await answers(authority.pem, *own)
 
 
 Spoil = Callable[[Path, Path, Path], None]

@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .compiler import Compiler
 from .config import EngineConfig
 from .door import Door
-from .errors import EngineFailure, FeatureUnavailable, InvalidRequest, Unavailable, Violation
-from .inbox import Cancel, Message, Stop, Submit
+from .errors import EngineFailure, InvalidRequest, Unavailable, Violation
+from .inbox import Cancel, Compiled, Message, Stop, Submit
 from .pages import PagePool
 from .pipeline import Pipeline
 from .request import FinishReason, Load, Output, Request
@@ -53,7 +54,6 @@ class Engine:
     ) -> None:
         self._fatal = fatal
         self._runner = runner
-        self._guides = guides
         self._config = config
         self._deliver = deliver
         self._clock = clock
@@ -63,6 +63,7 @@ class Engine:
             config, pages, runner.info.max_context_tokens, runner.buckets, self._door.leave
         )
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._compiler = Compiler(guides, self._inbox.put)
         self._thread = threading.Thread(target=self._run, name="paceline-engine", daemon=True)
         self._warm: Future[None] = Future()
         self._pipeline = Pipeline(
@@ -90,7 +91,7 @@ class Engine:
     @property
     def guided(self) -> bool:
         """Whether it takes requests with a constraint."""
-        return self._guides is not None
+        return self._compiler.guided
 
     @property
     def healthy(self) -> bool:
@@ -109,16 +110,14 @@ class Engine:
             again: an engine before this one had accepted it, so neither a full queue nor a drain refuses it.
 
         Raises:
-            InvalidRequest: it can never fit, or its constraint is wrong.
+            InvalidRequest: it can never fit. Where its constraint is wrong, its completions end with that.
             FeatureUnavailable: it has a constraint, and there are no guides.
             QueueFull: too much is waiting.
             Unavailable: the engine is draining or not running.
         """
         guide = None
         if request.constraint is not None:
-            if self._guides is None:
-                raise FeatureUnavailable("this server has no guided decoding")
-            guide = self._guides.open(request.constraint)
+            guide = self._compiler.known(request.constraint)
         if len(request.prompt_ids) >= self.max_context:
             raise InvalidRequest(
                 Violation(
@@ -171,6 +170,7 @@ class Engine:
         self._draining = True  # whoever sees it knows that the message is on its way
         if self._thread.is_alive():
             self._thread.join()
+        self._compiler.close()
         self._runner.close()
 
     def _run(self) -> None:
@@ -233,7 +233,11 @@ class Engine:
         match message:
             case Submit(request, guide):
                 self._scheduler.add(request, guide)
+                if guide is None and request.constraint is not None:
+                    self._compiler.begin(request)
                 return []
+            case Compiled(request, found):
+                return self._scheduler.compiled(request, found, self._clock())
             case Cancel(request_id, reason, index):
                 return self._scheduler.cancel(request_id, reason, self._clock(), index)
             case Stop(reason):

@@ -117,17 +117,24 @@ class Guides:
 
     def open(self, constraint: Constraint) -> Guide:
         """A guide at its beginning. Raises what `check` does."""
+        if (known := self.known(constraint)) is not None:
+            return known
         with self._lock:
             vocabulary = self._vocabulary
-            if (guide := self._compiled.get(constraint)) is not None:
-                self._compiled.move_to_end(constraint)
-                return guide.copy()
         guide = self._compile(constraint, vocabulary)
         with self._lock:
-            self._compiled[constraint] = guide
+            self._compiled[constraint] = guide.copy()
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return guide.copy()
+        return guide
+
+    def known(self, constraint: Constraint) -> Guide | None:
+        """What `open` gives, if it has nothing to compile."""
+        with self._lock:
+            if (guide := self._compiled.get(constraint)) is None:
+                return None
+            self._compiled.move_to_end(constraint)
+            return guide.copy()
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:

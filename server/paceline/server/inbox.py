@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING
 from .request import FinishReason, Request
 
 if TYPE_CHECKING:
+    from .errors import PacelineError
     from .guidance import Guide
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
     request: Request
-    guide: Guide | None = None  # at its beginning; each completion follows a copy
+    guide: Guide | None = (
+        None  # at its beginning; None: it has no constraint, or that is to be compiled
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A request's constraint: a guide at its beginning, or why there is none."""
+
+    request: Request
+    guide: Guide | PacelineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +40,4 @@ class Stop:
     reason: FinishReason
 
 
-Message = Submit | Cancel | Stop
+Message = Submit | Compiled | Cancel | Stop

@@ -67,6 +67,7 @@ class Lifecycle:
         ageing_s: float = 1.0,
     ) -> None:
         self.waiting = WaitingLine()
+        self.compiling = WaitingLine()  # for their constraints; nobody waits behind them
         self.running = Running(max_rows)
         self.residency = residency
         self.counters = Counters()
@@ -80,14 +81,17 @@ class Lifecycle:
         self._order = count()
 
     def __iter__(self) -> Iterator[Sequence]:
-        return chain(self.running, self.waiting)
+        return chain(self.running, self.waiting, self.compiling)
 
     def find(self, request_id: str) -> list[Sequence]:
         """The completions of a request that have not ended."""
         return list(self._by_id.get(request_id, ()))
 
     def add(self, request: Request, guide: Guide | None = None) -> None:
-        """Puts a request's completions at their place in the queue; each follows a copy of `guide`."""
+        """Puts a request's completions at their place in the queue; each follows a copy of `guide`.
+
+        Where that is missing, they take their place when `follow` brings it.
+        """
         longest = len(request.prompt_ids) + request.stopping.max_tokens
         # All age alike, so who goes before whom never changes: nobody is overtaken without end, for
         # whoever comes late enough comes after, however urgent.
@@ -99,7 +103,18 @@ class Lifecycle:
             sequence.place = (due, sequence.order)
             self.soonest = min(self.soonest, sequence.expires)
             self._by_id.setdefault(request.id, []).append(sequence)
+            self._line_of(sequence).add(sequence)
+
+    def follow(self, request: Request, guide: Guide) -> None:
+        """The completions of a request that wait for its guide, as many as are left, wait for a row now."""
+        for sequence in self.waiting_for_guide(request):
+            self.compiling.remove(sequence)
+            sequence.follow(guide.copy())
             self.waiting.add(sequence)
+
+    def waiting_for_guide(self, request: Request) -> list[Sequence]:
+        """Its completions in `compiling`. The id may be a later request's by now."""
+        return [s for s in self.find(request.id) if s.request is request and s.compiling]
 
     def join(self, sequence: Sequence, *, prefilling: bool) -> None:
         """From the queue to a slot; it has its pages already."""
@@ -143,7 +158,7 @@ class Lifecycle:
         if sequence.slot >= 0:
             self._stop_running(sequence)
         else:
-            self.waiting.remove(sequence)
+            self._line_of(sequence).remove(sequence)
             self._dequeue(sequence)
         output = sequence.ended(reason, now, error)
         self._leave(sequence)
@@ -173,6 +188,9 @@ class Lifecycle:
             sequence.rows_seen += history.row_steps - sequence.joined_rows
             most = history.most_rows_after(sequence.joined_steps)
             sequence.rows_max = max(sequence.rows_max, most)
+
+    def _line_of(self, sequence: Sequence) -> WaitingLine:
+        return self.compiling if sequence.compiling else self.waiting
 
     def _leave(self, sequence: Sequence) -> None:
         self.residency.release(sequence)

@@ -69,6 +69,7 @@ class Scheduler:
             ageing_s=config.ageing_s,
         )
         self._waiting, self._running = self._life.waiting, self._life.running
+        self._compiling = self._life.compiling
         self._counters = self._life.counters
         self._planner: Planner
         if config.deterministic:
@@ -81,16 +82,27 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._running
+        return not (self._waiting or self._running or self._compiling)
 
     @property
     def waiting(self) -> int:
-        """Completions that have no row."""
+        """Completions that have no row, though they could be computed."""
         return len(self._waiting)
 
     def add(self, request: Request, guide: Guide | None = None) -> None:
-        """Puts a request's completions at their place in the queue; each follows a copy of `guide`."""
+        """Puts a request's completions at their place in the queue; each follows a copy of `guide`.
+
+        If its constraint is still to be compiled, they are passed over until `compiled`.
+        """
         self._life.add(request, guide)
+
+    def compiled(self, request: Request, guide: Guide | PacelineError, now: float) -> list[Output]:
+        """What became of a request's constraint. Its completions may have ended meanwhile."""
+        if isinstance(guide, PacelineError):
+            waiting = self._life.waiting_for_guide(request)
+            return [self._life.end(s, FinishReason.ERROR, now, guide) for s in waiting]
+        self._life.follow(request, guide)
+        return []
 
     def cancel(
         self,
@@ -126,7 +138,7 @@ class Scheduler:
 
         It may be too early, when the soonest deadline was of a sequence that ended; `expire` mends that.
         """
-        if not self._waiting:
+        if not (self._waiting or self._compiling):
             return None
         soonest = self._life.soonest
         if self._policy.lets_wait:
@@ -221,8 +233,8 @@ class Scheduler:
         return Load(
             time_s=now,
             running=len(self._running),
-            waiting=len(self._waiting),
-            waiting_tokens=self._waiting.tokens,
+            waiting=len(self._waiting) + len(self._compiling),
+            waiting_tokens=self._waiting.tokens + self._compiling.tokens,
             pages_used=self._pages.num_used,
             pages_total=self._pages.capacity,
             step_rows=c.step_rows if self._running else 0,

@@ -87,9 +87,19 @@ class Sequence:
         if stopping.stop_token_ids:
             self.ends |= stopping.stop_token_ids
         if self.guide is not None:
-            self.ends |= self.guide.ends
+            self.follow(self.guide)
         if self.request.prompt_logprobs is not None and self.index == 0:
             self.prompt_logprobs = [None]  # nothing comes before the first token
+
+    def follow(self, guide: Guide) -> None:
+        """Its constraint is compiled."""
+        self.guide = guide
+        self.ends |= guide.ends
+
+    @property
+    def compiling(self) -> bool:
+        """Whether its constraint is not compiled yet."""
+        return self.guide is None and self.request.constraint is not None
 
     @property
     def num_output(self) -> int:

@@ -51,6 +51,10 @@ REFUSED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
 _MAX_NAME = 200
 _MAX_FIELDS = 200  # far more than any object here has
 _MAX_REASONS = 16
+# Lists, objects and their members take a while to make, and nothing else runs meanwhile; so the characters that begin
+# them are counted. Those in texts count, too: so many are far more than a prompt has.
+_BEGINNINGS = (b"[", b"{", b":")
+_MAX_BEGINNINGS = 131_072
 # By pydantic's kinds of errors, with what they bring. Words of our own alone go on the wire.
 _REASONS = {
     "bool_type": "must be true or false",
@@ -192,6 +196,9 @@ class ChatFields(Common):
 
 def read_fields(kind: type[T], body: bytes) -> T:
     """The body's fields. InvalidRequest with every one that is wrong, or that this server does not have."""
+    if sum(map(body.count, _BEGINNINGS)) > _MAX_BEGINNINGS:
+        reason = f"has more than {_MAX_BEGINNINGS} brackets, braces and colons"
+        raise InvalidRequest(Violation("body", reason))
     try:
         given = from_json(body, allow_inf_nan=False)
     except ValueError as exc:

@@ -42,6 +42,7 @@ from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
+BACKOFF_S = (0.5, 30.0, 60.0)  # the delay before the first restart, the longest, and a steady life
 _MODULE = "paceline.server.processes.engine"
 _MOST_TRIES = 5  # engines in a row that died before they were ready
 _END_S = 10.0  # for the engine to end by itself
@@ -91,7 +92,7 @@ class Keeper:
         self._loader = loader
         self._folder = folder
         self._listeners = listeners
-        self._backoff = backoff or Backoff(0.5, 30.0, 60.0)
+        self._backoff = backoff or Backoff(*BACKOFF_S)
         self._suspects = suspects or Suspects()
         self._name = name
         self._facts: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
