@@ -53,6 +53,7 @@ class Killer:
 
     def __init__(self, server: Server, every_s: float, seed: int) -> None:
         self.kills: list[float] = []
+        self.faults: list[str] = []
         self.restarts: list[Restart] = []
         self._backoff = Backoff(*BACKOFF_S)
         self._serving_since = time.monotonic()
@@ -78,7 +79,11 @@ class Killer:
         backoff_s = self._backoff.after(killed - self._serving_since)
         down = False
         while time.monotonic() - killed < backoff_s + 6 * _BACK_S:
-            status = (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
+            try:
+                status = (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
+            except grpc.aio.AioRpcError as error:
+                self.faults.append(f"health did not answer: {error.code().name}")
+                continue
             down = down or status != SERVING
             if down and status == SERVING:
                 self._serving_since = time.monotonic()
@@ -117,7 +122,7 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         if (kills := [kill for kill in killer.kills if begun <= kill <= ended])
     ]
     left = server.idle()
-    faults = seen.faults[:20]
+    faults = seen.faults[:20] + killer.faults
     faults += [f"status {name}" for name in sorted(seen.statuses.keys() - _EXPECTED)]
     faults += [
         f"back after {each.took_s:.1f} s, {each.backoff_s:g} s of them by the rule"

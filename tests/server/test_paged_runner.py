@@ -145,9 +145,12 @@ def test_fp8_weights(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert drive.pages.num_used == 0
     _, model = tiny_model(family, num_hidden_layers=LAYERS)
-    assert _off(drive, model) > 0.1
+    plain = _off(drive, model)
     _round_layers(model)
-    assert _off(drive, model) < (0.001 if DEVICE.type == "cpu" else 0.02)
+    rounded = _off(drive, model)
+    # A GPU sums in another order, and a value may be rounded the other way for it.
+    assert rounded < (plain / 100 if DEVICE.type == "cpu" else plain / 3)
+    assert plain > 0.1
 
 
 def _off(drive: Drive, model: torch.nn.Module) -> float:

@@ -272,13 +272,15 @@ class TestFp8Weights:
         expected, its_scale = triton_linear.round_rows(triton_linear.rms_norm(x, norm, EPS))
         assert torch.equal(rows.float(), expected.float()) and torch.equal(scale, its_scale)
 
-    @pytest.mark.parametrize(("m", "kind"), [(1, "vec"), (8, "dot"), (32, "torch"), (64, "torch")])
+    @pytest.mark.parametrize(("m", "kind"), [(1, "vec"), (8, "dot"), (32, "dot"), (64, "torch")])
     def test_the_guess(self, m: int, kind: str) -> None:
-        """Our kernels compute few rows, with half the bytes."""
+        """Our kernels compute few rows, with half the bytes; gates are not split."""
         for op in ("linear", "linear_residual", "norm_linear", "norm_gated"):
             layer = Layer(op, 4096, 4096, element_bytes=1)
             assert layer.weight_bytes == (2 if op == "norm_gated" else 1) << 24
-            assert pick(layer, m).kind == kind
+            found = pick(layer, m)
+            assert found.kind == ("torch" if (op, m) == ("norm_gated", 32) else kind)
+            assert op != "norm_gated" or found.split_k == 1
 
 
 def rounded_rows(x: Tensor) -> Tensor:

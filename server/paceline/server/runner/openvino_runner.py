@@ -12,6 +12,7 @@ import openvino as ov
 import torch
 from torch import Tensor
 
+from .. import cores
 from ..config import EngineConfig, ModelConfig
 from ..pages import PADDING_PAGE
 from ..rectangles import Buckets
@@ -85,7 +86,9 @@ class OpenVinoRunner:
         self._engine = engine
         core = ov.Core()
         computes = _TYPES[found.shape.dtype]
-        if computes.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        can = computes.upper() in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        # Release 2026.4 joins an MLP below float32, and then ends with SIGFPE where one thread computes.
+        if not can or min(num_threads, cores.usable() or num_threads) < 2:
             computes = "f32"
         dtype = next(dtype for dtype, name in _TYPES.items() if name == computes)
         shape = dataclasses.replace(found.shape, dtype=dtype)

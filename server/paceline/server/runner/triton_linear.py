@@ -195,7 +195,8 @@ def plan(
     if activation and config.split_k > 1:
         raise ValueError("a layer with an activation cannot be split along K")
     height = block_m(m, config)
-    block_k = max(16, min(config.block_k, _power_of_two(k)))
+    least = 16 if row_scale is None else 32  # columns that tensor cores multiply at a time
+    block_k = max(least, min(config.block_k, _power_of_two(k)))
     rest = k % block_k
     grid = (-(-n // config.block_n), config.split_k, -(-m // height))
     partial = arrived = None
@@ -216,7 +217,7 @@ def plan(
         "BLOCK_M": height,
         "BLOCK_N": config.block_n,
         "BLOCK_K": block_k,
-        "TAIL": max(16, _power_of_two(rest, up=True)) if rest else 0,
+        "TAIL": max(least, _power_of_two(rest, up=True)) if rest else 0,
         "SQUARES": max(16, min(_SQUARES // height, 4096, _power_of_two(k, up=True))),
         "SPLIT": config.split_k,
         "STAGES": config.num_stages,
