@@ -106,9 +106,11 @@ def test_work_stops_when_the_caller_leaves(client: Client) -> None:
 
 
 def test_the_yaml_deploys_what_the_module_builds() -> None:
-    """Serve's schema takes the file; it offers all services, and replicas hold more than a batch."""
+    """Serve takes the file and builds it; it offers all services, and replicas hold more than a batch."""
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as built
     from ray.serve.schema import ServeDeploySchema
 
+    from paceline.server import ray_serve
     from paceline.server.ray_serve import SERVICERS, Options
 
     schema = ServeDeploySchema(**yaml.safe_load(YAML.read_text()))
@@ -116,6 +118,7 @@ def test_the_yaml_deploys_what_the_module_builds() -> None:
     config = settings.read(Options(**application.args).flags)
     (replicas,) = application.deployments
 
+    assert built(ray_serve.application, application.args) is not None
     assert schema.grpc_options.grpc_servicer_functions == SERVICERS
     assert application.import_path == "paceline.server.ray_serve:application"
     assert replicas.max_ongoing_requests > config.max_batch_size
@@ -123,7 +126,7 @@ def test_the_yaml_deploys_what_the_module_builds() -> None:
 
 def test_flags_that_protect_nothing_are_refused() -> None:
     """The proxy's port has no TLS, so a certificate is an error and not a promise."""
-    from paceline.server.ray_serve import Options, application
+    from paceline.server.ray_serve import application
 
     with pytest.raises(SetupError, match="--tls-cert"):
-        application(Options(flags=["--tls-cert", "cert.pem", "--tls-key", "key.pem"]))
+        application({"flags": ["--tls-cert", "cert.pem", "--tls-key", "key.pem"]})

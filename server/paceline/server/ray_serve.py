@@ -51,9 +51,10 @@ def deployment(flags: list[str]) -> serve.Deployment:
     )
 
 
-def application(options: Options) -> serve.Application:
-    """What `serve run` builds. SetupError where a flag is no good."""
-    return deployment(options.flags).bind(options.flags)
+def application(arguments: dict[str, Any]) -> serve.Application:
+    """What `serve run` builds of a file's `args`, which are `Options`. SetupError where a flag is no good."""
+    flags = Options.model_validate(arguments).flags
+    return deployment(flags).bind(flags)
 
 
 def _unary(service: str, name: str) -> Callable[..., Any]:
