@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 Result = dict[str, Any]
@@ -43,3 +43,12 @@ def row(cells: Sequence[str]) -> str:
 
 def last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
+
+
+def narrowed(lines: Iterable[str], columns: int) -> Iterator[str]:
+    """The lines, tables among them without their last columns."""
+    for line in lines:
+        if columns and line.startswith("|"):
+            yield "|".join(line.split("|")[: -columns - 1]) + "|"
+        else:
+            yield line

@@ -3,7 +3,8 @@
     python benchmarks/tables.py benchmarks/results/gpu.json
     python benchmarks/tables.py benchmarks/results/gpu.json --update docs/performance.md
 
-Prints Markdown. `--update` puts it between the page's two marks, so that no figure there is typed by hand.
+Prints Markdown, of several files one after the other. `--update` puts it between the page's two marks, so that no
+figure there is typed by hand. Columns of a peer that was measured on an H100 are left out of tables of other GPUs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cells import Result, last_line
+from cells import Result, last_line, narrowed
 from step_tables import growth, profile, steps
 from throughput_tables import deterministic, fp8, ladder, offline, several, streams
 
@@ -23,10 +24,10 @@ MARKS = ("<!-- gpu tables: begin -->", "<!-- gpu tables: end -->")
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--update", type=Path, metavar="PAGE")
     arguments = parser.parse_args(argv)
-    text = tables(json.loads(arguments.results.read_text()))
+    text = "\n\n".join(tables(json.loads(file.read_text())) for file in arguments.results)
     if arguments.update is None:
         print(text)  # noqa: T201
     else:
@@ -46,22 +47,13 @@ def updated(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
 def tables(results: Result) -> str:
     """Everything that was measured, as Markdown; what was not is left out."""
     reference = json.loads(REFERENCE.read_text())
-    if "H100" not in (results["environment"]["gpu"] or ""):  # then there is nothing to compare
+    compared = "H100" in (results["environment"]["gpu"] or "")
+    if not compared:
         reference |= {"offline_tok_s": {}, "step_ms": {}, "streams": {}}
-    sections: tuple[Callable[[Result, Result], Iterator[str]], ...] = (
-        _machine,
-        ladder,
-        offline,
-        steps,
-        streams,
-        growth,
-        fp8,
-        several,
-        profile,
-        deterministic,
-        _missing,
+    texts = (
+        "\n".join(narrowed(section(results, reference), 0 if compared else columns))
+        for section, columns in SECTIONS
     )
-    texts = ("\n".join(section(results, reference)) for section in sections)
     return "\n\n".join(text for text in texts if text)
 
 
@@ -73,8 +65,12 @@ def _machine(results: Result, reference: Result) -> Iterator[str]:
     yield (
         f"Machine: {gpu}{driver}; {found['cpu']}, {found['cores']} cores; Python {found['python']}, {versions}; "
         f"{found['date']}. Measured there: copies of {found['copy_mib']} MiB move {found['copy_gb_s']:,.0f} GB/s, read "
-        f"and write counted; bfloat16 matrix products reach {found['matmul_tflop_s']:,.0f} TFLOP/s. Column "
-        f"*{reference['system']}*: {reference['source']}."
+        f"and write counted; bfloat16 matrix products reach {found['matmul_tflop_s']:,.0f} TFLOP/s."
+        + (
+            f" Column *{reference['system']}*: {reference['source']}."
+            if reference["streams"]
+            else ""
+        )
     )
 
 
@@ -90,6 +86,22 @@ def _missing(results: Result, reference: Result) -> Iterator[str]:
                     f", {key} {case[key]}" for key in ("mode", "rows", "context") if key in case
                 )
                 yield f"- not measured: {name}{of}: {last_line(case['error'])}"
+
+
+# Each with how many of its last columns are a peer's.
+SECTIONS: tuple[tuple[Callable[[Result, Result], Iterator[str]], int], ...] = (
+    (_machine, 0),
+    (ladder, 0),
+    (offline, 2),
+    (steps, 1),
+    (streams, 3),
+    (growth, 0),
+    (fp8, 0),
+    (several, 0),
+    (profile, 0),
+    (deterministic, 0),
+    (_missing, 0),
+)
 
 
 if __name__ == "__main__":
