@@ -40,7 +40,8 @@ from linear_timing import (
 )
 from paceline.server.runner.linear_configs import TORCH, Config, Layer, candidates, pick
 from paceline.server.runner.scaled import FP8, Scaled, Weight
-from paceline.server.runner.triton_linear import Norm, plan
+from paceline.server.runner.triton_linear import plan
+from paceline.server.runner.triton_rows import Norm
 
 # name: hidden, outputs of qkv, inputs of o, intermediate, vocabulary
 MODELS = {

@@ -26,7 +26,7 @@ from paceline.server.runner import fused_model
 from paceline.server.runner.loading import LoadedModel
 from paceline.server.runner.paged_runner import PagedRunner
 from paceline.server.runner.scaled import Scaled, take_over
-from paceline.server.runner.triton_linear import round_rows
+from paceline.server.runner.triton_rows import round_rows
 from paceline.server.scheduler import Scheduler
 from paceline.server.step import Step
 from tiny_models import FAMILIES, MAX_POSITIONS, greedy_reference, model_info, tiny_model

@@ -13,7 +13,7 @@ from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 
-from paceline.server.runner import triton_linear
+from paceline.server.runner import triton_linear, triton_rows
 from paceline.server.runner.linear_configs import (
     CONFIGS,
     TORCH,
@@ -132,7 +132,7 @@ class TestAgainstEagerCode:
     @every_dtype
     @pytest.mark.parametrize("activation", ["silu_mul", "gelu_tanh_mul"])
     def test_gated(
-        self, config: Config, dtype: torch.dtype, activation: triton_linear.Activation
+        self, config: Config, dtype: torch.dtype, activation: triton_rows.Activation
     ) -> None:
         """Gate and up are rounded, then the activation, then their product."""
         m, n, k = 3, 21, 77
@@ -153,7 +153,7 @@ class TestAgainstEagerCode:
         """The norm alone rounds where the model's rounds: hardly a value differs."""
         x, norm = tensors(dtype, (9, 577), (577,))
 
-        got = triton_linear.rms_norm(x, norm, EPS, norm_offset=offset)
+        got = triton_rows.rms_norm(x, norm, EPS, norm_offset=offset)
 
         expected = gemma_norm(x, norm) if offset else llama_norm(x, norm)
         check(got, expected)
@@ -161,11 +161,11 @@ class TestAgainstEagerCode:
             assert (got != expected).float().mean() < 0.002
 
     @pytest.mark.parametrize("activation", ["silu_mul", "gelu_tanh_mul"])
-    def test_activation_rounds_three_times(self, activation: triton_linear.Activation) -> None:
+    def test_activation_rounds_three_times(self, activation: triton_rows.Activation) -> None:
         """The activation alone is eager code's in bfloat16: hardly a value differs."""
         (gate_up,) = tensors(torch.bfloat16, (7, 2 * 1030))
 
-        got = triton_linear.gated(gate_up, activation)
+        got = triton_rows.gated(gate_up, activation)
 
         gate, up = gate_up.chunk(2, dim=-1)
         act = F.silu(gate) if activation == "silu_mul" else F.gelu(gate, approximate="tanh")
@@ -245,14 +245,14 @@ class TestFp8Weights:
         x[1] = 0
         x[2] *= 1e6
 
-        rows, scale = triton_linear.round_rows(x)
+        rows, scale = triton_rows.round_rows(x)
 
         off = (rows.float() * scale - x.float()).abs()
         half = 1 / 16  # of the last of three bits
         assert (off <= half * x.float().abs() + scale * 2**-9).all()
         assert rows[0].float().abs().max() == LARGEST
         assert not rows[1].float().any()
-        alone, lone_scale = triton_linear.round_rows(x[3:4])
+        alone, lone_scale = triton_rows.round_rows(x[3:4])
         assert torch.equal(alone.float()[0], rows.float()[3]) and lone_scale[0] == scale[3]
 
     def test_scales_that_do_not_fit(self) -> None:
@@ -267,9 +267,9 @@ class TestFp8Weights:
         """Norm and rounding in one kernel are the two, one after the other."""
         x, norm = tensors(torch.bfloat16, (3, 80), (80,))
 
-        rows, scale = triton_linear.round_rows(x, triton_linear.Norm(norm, EPS, 0.0))
+        rows, scale = triton_rows.round_rows(x, triton_rows.Norm(norm, EPS, 0.0))
 
-        expected, its_scale = triton_linear.round_rows(triton_linear.rms_norm(x, norm, EPS))
+        expected, its_scale = triton_rows.round_rows(triton_rows.rms_norm(x, norm, EPS))
         assert torch.equal(rows.float(), expected.float()) and torch.equal(scale, its_scale)
 
     @pytest.mark.parametrize(("m", "kind"), [(1, "vec"), (8, "dot"), (32, "dot"), (64, "torch")])
@@ -285,7 +285,7 @@ class TestFp8Weights:
 
 def rounded_rows(x: Tensor) -> Tensor:
     """What the rows in fp8 stand for, in float32."""
-    rows, scale = triton_linear.round_rows(x)
+    rows, scale = triton_rows.round_rows(x)
     return rows.float() * scale
 
 

@@ -11,51 +11,30 @@ module only where there is a GPU.
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .linear_configs import LARGE_BYTES, Config, Layer, Op, block_m, pick
-from .scaled import FP8, LARGEST, Scaled, Weight, multiply, values_of
-from .triton_linear_kernels import (
-    GELU_TANH,
-    OFFSET_NORM,
-    PLAIN_NORM,
-    SILU,
-    gate_kernel,
-    linear_kernel,
-    rms_norm_kernel,
-    round_rows_kernel,
+from .scaled import Scaled, Weight, multiply, values_of
+from .triton_linear_kernels import linear_kernel
+from .triton_rows import (
+    ACTIVATIONS,
+    EMULATED,
+    Activation,
+    Launch,
+    Norm,
+    gated,
+    power_of_two,
+    rms_norm,
+    round_rows,
 )
 
-Activation = Literal["silu_mul", "gelu_tanh_mul"]
-
-_ACTIVATIONS = {None: 0, "silu_mul": SILU, "gelu_tanh_mul": GELU_TANH}
-_EMULATED = os.environ.get("TRITON_INTERPRET") == "1"
 _MAX_SHARED_TILES = 16384
 _SQUARES = 8192  # elements of x that a program holds while it sums their squares
-_GATE_BLOCK = 1024
-
-
-class Launch(NamedTuple):
-    """A kernel and all it is called with."""
-
-    kernel: Any
-    grid: tuple[int, ...]
-    args: tuple[Any, ...]
-    options: dict[str, Any]
-
-    def run(self) -> None:
-        self.kernel[self.grid](*self.args, **self.options)
-
-    def compile(self) -> None:
-        """Compiles for the current device without running; tensors count by their dtype, so they may be meta."""
-        args = [arg.dtype if isinstance(arg, Tensor) else arg for arg in self.args]
-        self.kernel.warmup(*args, grid=self.grid, **self.options)
 
 
 def norm_linear(
@@ -119,62 +98,11 @@ def linear(
     return _run(x, weight, bias, config)
 
 
-def rms_norm(x: Tensor, norm_weight: Tensor, eps: float, *, norm_offset: float = 0.0) -> Tensor:
-    """The norm alone, `[M, K]`."""
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if out.numel():
-        plan_norm(x, Norm(norm_weight, eps, norm_offset), out).run()
-    return out
-
-
-def gated(gate_up: Tensor, activation: Activation) -> Tensor:
-    """`act(gate) * up` of `[M, 2n]`, contiguous, with eager code's rounding."""
-    m, n = gate_up.shape[0], gate_up.shape[1] // 2
-    out = gate_up.new_empty(m, n)
-    if out.numel():
-        grid = (-(-n // _GATE_BLOCK), m)
-        sizes = {"N": n, "BLOCK": _GATE_BLOCK, "ACTIVATION": _ACTIVATIONS[activation]}
-        Launch(gate_kernel, grid, (gate_up, out), sizes | {"EMULATED": _EMULATED}).run()
-    return out
-
-
 def product(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` by torch's own product."""
     if isinstance(weight, Scaled):
         return multiply(*round_rows(x), weight, x.dtype, bias)
     return F.linear(x, weight, bias)
-
-
-def round_rows(x: Tensor, norm: Norm | None = None) -> tuple[Tensor, Tensor]:
-    """`x` `[M, K]`, normed if asked, in fp8, and each row's scale `[M, 1]` in float32."""
-    m, k = x.shape
-    out = torch.empty(x.shape, dtype=FP8, device=x.device)
-    scale = torch.empty((m, 1), dtype=torch.float32, device=x.device)
-    if out.numel():
-        weight, eps, offset = norm or (None, 0.0, 0.0)
-        args = (x, weight, out, scale, x.stride(0), eps, offset)
-        sizes = {"LARGEST": LARGEST, "K": k, "BLOCK": max(16, _power_of_two(k, up=True))}
-        kinds = {"NORM": norm.kind if norm else 0, "EMULATED": _EMULATED}
-        Launch(round_rows_kernel, (m,), args, sizes | kinds).run()
-    return out, scale
-
-
-class Norm(NamedTuple):
-    weight: Tensor
-    eps: float
-    offset: float
-
-    @property
-    def kind(self) -> int:
-        return OFFSET_NORM if self.offset else PLAIN_NORM
-
-
-def plan_norm(x: Tensor, norm: Norm, out: Tensor) -> Launch:
-    """The launch of the norm alone."""
-    k = x.shape[1]
-    args = (x, norm.weight, out, x.stride(0), norm.eps, norm.offset)
-    options = {"K": k, "BLOCK": max(16, _power_of_two(k, up=True)), "NORM": norm.kind}
-    return Launch(rms_norm_kernel, (x.shape[0],), args, options | {"EMULATED": _EMULATED})
 
 
 def plan(
@@ -196,7 +124,7 @@ def plan(
         raise ValueError("a layer with an activation cannot be split along K")
     height = block_m(m, config)
     least = 16 if row_scale is None else 32  # columns that tensor cores multiply at a time
-    block_k = max(least, min(config.block_k, _power_of_two(k)))
+    block_k = max(least, min(config.block_k, power_of_two(k)))
     rest = k % block_k
     grid = (-(-n // config.block_n), config.split_k, -(-m // height))
     partial = arrived = None
@@ -212,17 +140,17 @@ def plan(
         "N": n,
         "K": k,
         "NORM": norm.kind if norm else 0,
-        "ACTIVATION": _ACTIVATIONS[activation],
+        "ACTIVATION": ACTIVATIONS[activation],
         "VEC": config.kind == "vec",
         "BLOCK_M": height,
         "BLOCK_N": config.block_n,
         "BLOCK_K": block_k,
-        "TAIL": max(least, _power_of_two(rest, up=True)) if rest else 0,
-        "SQUARES": max(16, min(_SQUARES // height, 4096, _power_of_two(k, up=True))),
+        "TAIL": max(least, power_of_two(rest, up=True)) if rest else 0,
+        "SQUARES": max(16, min(_SQUARES // height, 4096, power_of_two(k, up=True))),
         "SPLIT": config.split_k,
         "STAGES": config.num_stages,
         "EVICT": "evict_first" if values.numel() * values.itemsize >= LARGE_BYTES else "",
-        "EMULATED": _EMULATED,
+        "EMULATED": EMULATED,
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
     }
@@ -303,8 +231,3 @@ def _zeros(device: torch.device) -> Tensor:
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("call a linear layer with split_k once before you capture it")
     return torch.zeros(_MAX_SHARED_TILES, dtype=torch.int32, device=device)
-
-
-def _power_of_two(n: int, *, up: bool = False) -> int:
-    """The nearest power of two not above `n`, or not below."""
-    return 1 << (n - 1).bit_length() if up else 1 << (n.bit_length() - 1)

@@ -11,70 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-PLAIN_NORM, OFFSET_NORM = 1, 2
-SILU, GELU_TANH = 1, 2
-
-
-@triton.jit
-def _rounded(x, DTYPE: tl.constexpr, EMULATED: tl.constexpr):
-    """float32 to DTYPE, to nearest even; Triton's interpreter would cut bfloat16 off."""
-    if EMULATED and DTYPE == tl.bfloat16:  # noqa: SIM300 - a constexpr compares from the left
-        bits = x.to(tl.int32, bitcast=True)
-        up = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
-        x = tl.where(x == x, up, bits).to(tl.float32, bitcast=True)
-    return x.to(DTYPE)
-
-
-@triton.jit
-def _tile(ptr, rows, stride, first, BLOCK: tl.constexpr, EVICT: tl.constexpr):
-    """`[rows, BLOCK]` of a row-major matrix from column `first` on, which must not lie behind K."""
-    where = ptr + rows.to(tl.int64)[:, None] * stride + (first + tl.arange(0, BLOCK))[None, :]
-    return tl.load(where, eviction_policy=EVICT)
-
-
-@triton.jit
-def _last_tile(
-    ptr,
-    rows,
-    stride,
-    FIRST: tl.constexpr,
-    K: tl.constexpr,
-    BLOCK: tl.constexpr,
-    EVICT: tl.constexpr,
-):
-    """The same for the end of the rows, with zeros behind column K."""
-    at = FIRST + tl.arange(0, BLOCK)
-    where = ptr + rows.to(tl.int64)[:, None] * stride + at[None, :]
-    if FIRST + BLOCK == K:
-        tile = tl.load(where, eviction_policy=EVICT)
-    else:
-        tile = tl.load(where, mask=at[None, :] < K, other=0.0, eviction_policy=EVICT)
-    return tile
-
-
-@triton.jit
-def _normed(
-    x,
-    scale,
-    norm_ptr,
-    offset,
-    first,
-    K: tl.constexpr,
-    BLOCK: tl.constexpr,
-    NORM: tl.constexpr,
-    EMULATED: tl.constexpr,
-):
-    """The tile as the model's norm leaves it: `weight * round(x * scale)`, or `(offset + weight) * x * scale`."""
-    if NORM != 0:
-        at = first + tl.arange(0, BLOCK)
-        weight = tl.load(norm_ptr + tl.minimum(at, K - 1)).to(tl.float32)[None, :]
-        h = x.to(tl.float32) * scale[:, None]
-        if NORM == 1:
-            h = weight * _rounded(h, x.dtype, EMULATED).to(tl.float32)
-        else:
-            h = h * (weight + offset)
-        x = _rounded(h, x.dtype, EMULATED)
-    return x
+from .triton_row_kernels import activated, load_last_tile, load_tile, normed, rounded
 
 
 @triton.jit
@@ -95,25 +32,12 @@ def _sum_of_squares(
 ):
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     for first in range(0, K // BLOCK * BLOCK, BLOCK):
-        x = _tile(x_ptr, rows, stride, first, BLOCK, "").to(tl.float32)
+        x = load_tile(x_ptr, rows, stride, first, BLOCK, "").to(tl.float32)
         total += tl.sum(x * x, axis=1)
     if K % BLOCK != 0:
-        x = _last_tile(x_ptr, rows, stride, K // BLOCK * BLOCK, K, BLOCK, "").to(tl.float32)
+        x = load_last_tile(x_ptr, rows, stride, K // BLOCK * BLOCK, K, BLOCK, "").to(tl.float32)
         total += tl.sum(x * x, axis=1)
     return total
-
-
-@triton.jit
-def _activated(gate, up, ACTIVATION: tl.constexpr, DTYPE: tl.constexpr, EMULATED: tl.constexpr):
-    """`act(gate) * up`, rounded where the model's own modules round. Both in float32 and so is the result."""
-    gate = _rounded(gate, DTYPE, EMULATED).to(tl.float32)
-    up = _rounded(up, DTYPE, EMULATED).to(tl.float32)
-    if ACTIVATION == 1:
-        gate = gate / (1.0 + tl.exp(-gate))
-    else:  # x * (1 + tanh(u)) / 2 is x * sigmoid(2u)
-        u = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
-        gate = gate / (1.0 + tl.exp(-2.0 * u))
-    return _rounded(gate, DTYPE, EMULATED).to(tl.float32) * up
 
 
 @triton.jit
@@ -150,11 +74,11 @@ def _finish(
         if ACTIVATION != 0:
             acc_up += tl.load(bias_ptr + N + safe).to(tl.float32)[None, :]
     if ACTIVATION != 0:
-        acc = _activated(acc, acc_up, ACTIVATION, DTYPE, EMULATED)
+        acc = activated(acc, acc_up, ACTIVATION, DTYPE, EMULATED)
     if residual_ptr is not None:
-        product = _rounded(acc, DTYPE, EMULATED).to(tl.float32)
+        product = rounded(acc, DTYPE, EMULATED).to(tl.float32)
         acc = product + tl.load(residual_ptr + where, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + where, _rounded(acc, DTYPE, EMULATED), mask=inside)
+    tl.store(out_ptr + where, rounded(acc, DTYPE, EMULATED), mask=inside)
 
 
 @triton.jit(do_not_specialize=["m"])
@@ -181,21 +105,21 @@ def linear_kernel(
     scale = tl.zeros([BLOCK_M], dtype=tl.float32)
 
     if BLOCKS == 1 and SPLIT == 1:  # all loads are on their way before the norm is waited for
-        x = _tile(x_ptr, x_rows, stride_x, 0, BLOCK_K, "")
-        w = _tile(weight_ptr, w_rows, K, 0, BLOCK_K, EVICT)
+        x = load_tile(x_ptr, x_rows, stride_x, 0, BLOCK_K, "")
+        w = load_tile(weight_ptr, w_rows, K, 0, BLOCK_K, EVICT)
         if ACTIVATION != 0:
-            w_up = _tile(weight_ptr, w_rows + N, K, 0, BLOCK_K, EVICT)
+            w_up = load_tile(weight_ptr, w_rows + N, K, 0, BLOCK_K, EVICT)
         if TAIL != 0:
-            x_tail = _last_tile(x_ptr, x_rows, stride_x, BLOCK_K, K, TAIL, "")
-            w_tail = _last_tile(weight_ptr, w_rows, K, BLOCK_K, K, TAIL, EVICT)
+            x_tail = load_last_tile(x_ptr, x_rows, stride_x, BLOCK_K, K, TAIL, "")
+            w_tail = load_last_tile(weight_ptr, w_rows, K, BLOCK_K, K, TAIL, EVICT)
             if ACTIVATION != 0:
-                w_up_tail = _last_tile(weight_ptr, w_rows + N, K, BLOCK_K, K, TAIL, EVICT)
+                w_up_tail = load_last_tile(weight_ptr, w_rows + N, K, BLOCK_K, K, TAIL, EVICT)
         if NORM != 0:
             total = tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1)
             if TAIL != 0:
                 total += tl.sum(x_tail.to(tl.float32) * x_tail.to(tl.float32), axis=1)
             scale = tl.rsqrt(total / K + eps)
-        x = _normed(x, scale, norm_ptr, offset, 0, K, BLOCK_K, NORM, EMULATED)
+        x = normed(x, scale, norm_ptr, offset, 0, K, BLOCK_K, NORM, EMULATED)
         acc = _add_product(acc, x, w, VEC, EMULATED)
         if ACTIVATION != 0:
             acc_up = _add_product(acc_up, x, w_up, VEC, EMULATED)
@@ -208,24 +132,26 @@ def linear_kernel(
         end = tl.minimum(begin + PER_SHARE, BLOCKS)
         for block in tl.range(begin, end, num_stages=STAGES):
             first = block * BLOCK_K
-            x = _tile(x_ptr, x_rows, stride_x, first, BLOCK_K, "")
-            w = _tile(weight_ptr, w_rows, K, first, BLOCK_K, EVICT)
-            x = _normed(x, scale, norm_ptr, offset, first, K, BLOCK_K, NORM, EMULATED)
+            x = load_tile(x_ptr, x_rows, stride_x, first, BLOCK_K, "")
+            w = load_tile(weight_ptr, w_rows, K, first, BLOCK_K, EVICT)
+            x = normed(x, scale, norm_ptr, offset, first, K, BLOCK_K, NORM, EMULATED)
             acc = _add_product(acc, x, w, VEC, EMULATED)
             if ACTIVATION != 0:
-                w_up = _tile(weight_ptr, w_rows + N, K, first, BLOCK_K, EVICT)
+                w_up = load_tile(weight_ptr, w_rows + N, K, first, BLOCK_K, EVICT)
                 acc_up = _add_product(acc_up, x, w_up, VEC, EMULATED)
         if TAIL != 0:
-            x_tail = _last_tile(x_ptr, x_rows, stride_x, BLOCKS * BLOCK_K, K, TAIL, "")
-            w_tail = _last_tile(weight_ptr, w_rows, K, BLOCKS * BLOCK_K, K, TAIL, EVICT)
+            x_tail = load_last_tile(x_ptr, x_rows, stride_x, BLOCKS * BLOCK_K, K, TAIL, "")
+            w_tail = load_last_tile(weight_ptr, w_rows, K, BLOCKS * BLOCK_K, K, TAIL, EVICT)
             if ACTIVATION != 0:
-                w_up_tail = _last_tile(weight_ptr, w_rows + N, K, BLOCKS * BLOCK_K, K, TAIL, EVICT)
+                w_up_tail = load_last_tile(
+                    weight_ptr, w_rows + N, K, BLOCKS * BLOCK_K, K, TAIL, EVICT
+                )
 
     if VEC:
         acc = tl.sum(acc, axis=1)[None, :]
         acc_up = tl.sum(acc_up, axis=1)[None, :]
     if TAIL != 0:
-        x_tail = _normed(x_tail, scale, norm_ptr, offset, BLOCKS * BLOCK_K, K, TAIL, NORM, EMULATED)
+        x_tail = normed(x_tail, scale, norm_ptr, offset, BLOCKS * BLOCK_K, K, TAIL, NORM, EMULATED)
         if SPLIT > 1:  # the tail belongs to the last share alone
             x_tail = tl.where(share == SPLIT - 1, x_tail, tl.zeros_like(x_tail))
         if VEC:
@@ -258,58 +184,3 @@ def linear_kernel(
                 whole, whole, rows, cols, m, row_scale_ptr, scale_ptr, bias_ptr, residual_ptr, out_ptr,
                 N, 0, EMULATED,
             )  # fmt: skip
-
-
-@triton.jit
-def rms_norm_kernel(
-    x_ptr, norm_ptr, out_ptr, stride_x, eps, offset,
-    K: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, EMULATED: tl.constexpr,
-):  # fmt: skip
-    """A program norms one row. Grid: rows."""
-    row = tl.program_id(0) + tl.arange(0, 1)
-    x = _last_tile(x_ptr, row, stride_x, 0, K, BLOCK, "")
-    scale = tl.rsqrt(tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1) / K + eps)
-    at = tl.arange(0, BLOCK)[None, :]
-    y = _normed(x, scale, norm_ptr, offset, 0, K, BLOCK, NORM, EMULATED)
-    tl.store(out_ptr + row.to(tl.int64)[:, None] * K + at, y, mask=at < K)
-
-
-@triton.jit
-def gate_kernel(
-    gate_up_ptr, out_ptr, N: tl.constexpr, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr,
-    EMULATED: tl.constexpr,
-):  # fmt: skip
-    """`act(gate) * up` of `[rows, 2N]`. Grid: blocks of columns, rows."""
-    DTYPE: tl.constexpr = out_ptr.dtype.element_ty
-    row = tl.program_id(1).to(tl.int64)
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    gate = tl.load(gate_up_ptr + row * 2 * N + at, mask=at < N, other=0.0).to(tl.float32)
-    up = tl.load(gate_up_ptr + row * 2 * N + N + at, mask=at < N, other=0.0).to(tl.float32)
-    y = _activated(gate, up, ACTIVATION, DTYPE, EMULATED)
-    tl.store(out_ptr + row * N + at, _rounded(y, DTYPE, EMULATED), mask=at < N)
-
-
-@triton.jit
-def round_rows_kernel(
-    x_ptr, norm_ptr, out_ptr, scale_ptr, stride_x, eps, offset, LARGEST: tl.constexpr,
-    K: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, EMULATED: tl.constexpr,
-):  # fmt: skip
-    """A program norms one row, if asked to, and rounds it to fp8, its largest value to LARGEST. Grid: rows."""
-    row = tl.program_id(0) + tl.arange(0, 1)
-    x = _last_tile(x_ptr, row, stride_x, 0, K, BLOCK, "")
-    if NORM != 0:
-        norm = tl.rsqrt(tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1) / K + eps)
-        x = _normed(x, norm, norm_ptr, offset, 0, K, BLOCK, NORM, EMULATED)
-    at = tl.arange(0, BLOCK)[None, :]
-    x = tl.where(at < K, x.to(tl.float32), 0.0)
-    scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / LARGEST
-    tl.store(scale_ptr + row, scale)
-    x = x / scale[:, None]
-    if (
-        EMULATED
-    ):  # the interpreter loses the carry where three bits round up to the next power of two
-        bits = x.to(tl.int32, bitcast=True)
-        bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -1048576
-        x = bits.to(tl.float32, bitcast=True)
-    where = out_ptr + row.to(tl.int64)[:, None] * K + at
-    tl.store(where, x.to(out_ptr.dtype.element_ty), mask=at < K)
