@@ -29,7 +29,7 @@ def check(config: ServeConfig) -> None:
     if files is not None:
         logger.info("TLS certificate good until %s", tls.read(files).expires)
     if (tokens := Tokens.of(config)) is not None:
-        logger.info("%d tokens in %s", len(tokens), config.tokens)
+        logger.info("bearer tokens: %d, in %s", len(tokens), config.tokens)
     _warn(config, outside, files is not None)
 
 
