@@ -116,6 +116,19 @@ def test_a_cancel_ends_it_at_once(bench: Bench, reason: FinishReason) -> None:
     assert not any("guided" in names for names in bench.steps)
 
 
+def test_nobody_compiles_for_who_has_left(bench: Bench) -> None:
+    """Else callers who ask and cancel could keep the compiler from others for any time."""
+    left = Constraint("choice", ("left",))
+    bench.submit_held(request("guided"))
+    bench.engine.submit(request("left", left))
+    bench.engine.cancel("left")
+    bench.ends("left")
+
+    bench.release()
+    assert bench.guides.known(NEVER) is not None
+    assert bench.guides.known(left) is None
+
+
 def test_one_completion_may_leave(bench: Bench) -> None:
     """The other one is computed."""
     bench.submit_held(request("guided", n=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -24,6 +25,7 @@ from paceline.server.request import (
 )
 from paceline.server.runner import fused_model
 from paceline.server.runner.loading import LoadedModel
+from paceline.server.runner.make import make_runner
 from paceline.server.runner.paged_runner import PagedRunner
 from paceline.server.runner.scaled import Scaled, take_over
 from paceline.server.runner.triton_rows import round_rows
@@ -188,6 +190,24 @@ def test_fp8_refusals() -> None:
         take_over([torch.nn.Linear(32, 8), torch.nn.Linear(32, 16)])
     with pytest.raises(SetupError, match="needs fused layers, which llama, mistral"):
         Drive("gpt2", quantization="fp8")
+
+
+def test_fp8_is_asked_of_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another GPU of the host may multiply it; and ROCm's 9.4 is no answer."""
+    found = {"cuda:0": (9, 0), "cuda:1": (8, 0)}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device="cuda:0": found[str(device)]
+    )
+    ready, config = loaded("llama"), ModelConfig(quantization="fp8")
+
+    def refused(device: str) -> None:
+        elsewhere = replace(ready, info=replace(ready.info, device=device))
+        with pytest.raises(SetupError, match=r"8\.9 or more"):
+            make_runner(elsewhere, EngineConfig(), config)
+
+    refused("cuda:1")
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    refused("cuda:0")
 
 
 def test_static_batches() -> None:

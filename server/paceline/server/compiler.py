@@ -23,11 +23,18 @@ class Compiler:
 
     Args:
         guides: of the engine's model, if that has any.
-        done: told what became of each; on that thread.
+        wanted: whether a request still waits for its guide; asked on that thread, and may know late.
+        done: told what became of each that was wanted; on that thread.
     """
 
-    def __init__(self, guides: Guides | None, done: Callable[[Compiled], None]) -> None:
+    def __init__(
+        self,
+        guides: Guides | None,
+        wanted: Callable[[Request], bool],
+        done: Callable[[Compiled], None],
+    ) -> None:
         self._guides = guides
+        self._wanted = wanted
         self._done = done
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="paceline-constraint")
 
@@ -43,20 +50,24 @@ class Compiler:
 
     def begin(self, request: Request) -> None:
         """Compiles the constraint of a request, for which `known` had nothing."""
-        assert self._guides is not None and request.constraint is not None
-        opened = self._pool.submit(self._guides.open, request.constraint)
+        opened = self._pool.submit(self._open, request)
         opened.add_done_callback(lambda found: self._tell(request, found))
 
     def close(self) -> None:
         """Leaves what has not begun, and tells nobody of it."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _tell(self, request: Request, opened: Future[Guide]) -> None:
-        if not opened.cancelled():
-            self._done(Compiled(request, _result(opened)))
+    def _open(self, request: Request) -> Guide | None:
+        assert self._guides is not None and request.constraint is not None
+        # Who has left is counted in no queue any more: their constraints could pile up here without end.
+        return self._guides.open(request.constraint) if self._wanted(request) else None
+
+    def _tell(self, request: Request, opened: Future[Guide | None]) -> None:
+        if not opened.cancelled() and (found := _result(opened)) is not None:
+            self._done(Compiled(request, found))
 
 
-def _result(opened: Future[Guide]) -> Guide | PacelineError:
+def _result(opened: Future[Guide | None]) -> Guide | PacelineError | None:
     error = opened.exception()
     if error is None:
         return opened.result()

@@ -63,7 +63,7 @@ class Engine:
             config, pages, runner.info.max_context_tokens, runner.buckets, self._door.leave
         )
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._compiler = Compiler(guides, self._inbox.put)
+        self._compiler = Compiler(guides, self._scheduler.compiling, self._inbox.put)
         self._thread = threading.Thread(target=self._run, name="paceline-engine", daemon=True)
         self._warm: Future[None] = Future()
         self._pipeline = Pipeline(

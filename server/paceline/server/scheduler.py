@@ -96,6 +96,10 @@ class Scheduler:
         """
         self._life.add(request, guide)
 
+    def compiling(self, request: Request) -> bool:
+        """Whether completions of a request still wait for `compiled`. Any thread; what it says may be over."""
+        return bool(self._life.waiting_for_guide(request))
+
     def compiled(self, request: Request, guide: Guide | PacelineError, now: float) -> list[Output]:
         """What became of a request's constraint. Its completions may have ended meanwhile."""
         if isinstance(guide, PacelineError):

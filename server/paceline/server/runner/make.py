@@ -45,13 +45,13 @@ def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) 
     Raises:
         SetupError: `attention`, `quantization`, `runtime` or `compile` names what cannot run here.
     """
-    device = torch.device(loaded.info.device).type
+    device = torch.device(loaded.info.device)
     _check(device, config)
-    if device == "cuda" and config.attention != "sdpa":
+    if device.type == "cuda" and config.attention != "sdpa":
         from .paged_runner import PagedRunner
 
         return PagedRunner(loaded, engine, config)
-    if device == "cpu" and config.runtime != "torch":
+    if device.type == "cpu" and config.runtime != "torch":
         try:
             return _openvino_runner(loaded, engine, config)
         except _Unable as exc:
@@ -63,13 +63,14 @@ def make_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelConfig) 
     return TorchRunner(loaded, engine, config)
 
 
-def _check(device: str, config: ModelConfig) -> None:
-    on_gpu = device == "cuda"
-    if config.quantization == "int8" and device != "cpu":
+def _check(device: torch.device, config: ModelConfig) -> None:
+    on_gpu = device.type == "cuda"
+    if config.quantization == "int8" and device.type != "cpu":
         other = " (but fp8)" if on_gpu else ""
-        raise SetupError(f"--quantization int8 needs the CPU; {device} takes none{other}")
+        raise SetupError(f"--quantization int8 needs the CPU; {device.type} takes none{other}")
     if config.quantization == "fp8":
-        if not on_gpu or torch.cuda.get_device_capability() < _FP8:
+        # ROCm counts capabilities in its own way, and most of its fp8 is another format.
+        if not on_gpu or torch.version.hip or torch.cuda.get_device_capability(device) < _FP8:
             raise SetupError("--quantization fp8 needs a GPU of compute capability 8.9 or more")
         if config.attention == "sdpa":
             raise SetupError("--quantization fp8 does not go together with --attention sdpa")
@@ -77,8 +78,8 @@ def _check(device: str, config: ModelConfig) -> None:
         raise SetupError("--compile on needs a GPU and its own attention; nothing else is compiled")
     if config.attention == "triton" and not on_gpu:
         raise SetupError("--attention triton needs a GPU; on this device it is sdpa")
-    if config.runtime == "openvino" and device != "cpu":
-        raise SetupError(f"--runtime openvino computes on the CPU; {device} takes none")
+    if config.runtime == "openvino" and device.type != "cpu":
+        raise SetupError(f"--runtime openvino computes on the CPU; {device.type} takes none")
 
 
 class _Unable(Exception):
@@ -115,7 +116,7 @@ def _recall(config: ModelConfig, engine: EngineConfig) -> Loaded | None:
     device = pick_device(config.device)
     if device.type != "cpu" or config.runtime == "torch" or config.dummy_weights is not None:
         return None
-    _check(device.type, config)
+    _check(device, config)
     try:
         _may_use_openvino(engine)
     except _Unable:
