@@ -83,6 +83,7 @@ class Killer:
                 status = (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
             except grpc.aio.AioRpcError as error:
                 self.faults.append(f"health did not answer: {error.code().name}")
+                await asyncio.sleep(1)
                 continue
             down = down or status != SERVING
             if down and status == SERVING:

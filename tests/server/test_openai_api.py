@@ -256,7 +256,7 @@ async def test_a_client_that_reads_nothing_ends_its_request(
     wanted = b'"max_tokens": 2000, "stream": true' if stream else b'"max_tokens": 1'
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
-    gate = Gate(steps=50)  # what is made meanwhile; the rest would be made after the answer is given up
+    gate = Gate(steps=50)  # the rest would be made after the answer is given up
     runner = MockRunner(vocab_size=tokenizer.vocab_size, on_step=gate)
     async with serving(tokenizer, runner, http_port=0) as served, asyncio.timeout(60):
         door = served.app._listener._http

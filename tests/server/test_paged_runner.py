@@ -27,7 +27,7 @@ from paceline.server.runner import fused_model
 from paceline.server.runner.loading import LoadedModel
 from paceline.server.runner.make import make_runner
 from paceline.server.runner.paged_runner import PagedRunner
-from paceline.server.runner.scaled import Scaled, take_over
+from paceline.server.runner.scaled import Scaled, join
 from paceline.server.runner.triton_rows import round_rows
 from paceline.server.scheduler import Scheduler
 from paceline.server.step import Step
@@ -187,7 +187,7 @@ def _round_layers(model: torch.nn.Module) -> None:
 def test_fp8_refusals() -> None:
     """What cannot be stored or multiplied so is said at the start."""
     with pytest.raises(SetupError, match="multiples of 16; one has 24 outputs and 32 inputs"):
-        take_over([torch.nn.Linear(32, 8), torch.nn.Linear(32, 16)])
+        join([Scaled.of(torch.ones(rows, 32)) for rows in (8, 16)])
     with pytest.raises(SetupError, match="needs fused layers, which llama, mistral"):
         Drive("gpt2", quantization="fp8")
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from . import scaled
 from .linear_configs import TORCH, Config
-from .scaled import Scaled, Weight, take_over
+from .scaled import Scaled, Weight
 from .triton_attention import PagedStep, attend
 from .triton_layer import rotate_and_store
 from .triton_linear import linear_residual, norm_linear, product
@@ -62,14 +63,21 @@ class FusedModel:
     Args:
         model: one that `fits`; its projections become views of the concatenated weights made here, or with `fp8` empty.
         max_positions: rows of the rotary tables.
-        fp8: whether the layers' weights are stored in fp8; embedding and output matrix stay as they are.
+        fp8: the device on which the layers' weights are stored in fp8, and to which the rest of the model is moved.
 
     Raises:
         SetupError: these weights cannot be.
     """
 
-    def __init__(self, model: PreTrainedModel, max_positions: int, *, fp8: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, max_positions: int, *, fp8: torch.device | None = None
+    ) -> None:
         inner: Any = model.model
+        join: Callable[[list[nn.Linear]], Weight] = _joined
+        if fp8 is not None:
+            taken = scaled.take_over(inner.layers, fp8)
+            nn.Module.to(model, fp8)
+            join = lambda linears: scaled.join([taken.pop(each) for each in linears])  # noqa: E731
         config = model.config
         self._heads = int(config.num_attention_heads)
         self._eps = float(config.rms_norm_eps)
@@ -79,7 +87,6 @@ class FusedModel:
         self._norm: Tensor = inner.norm.weight
         head: Any = model.get_output_embeddings()
         self._head: Tensor = head.weight
-        join = take_over if fp8 else _joined
         self._layers = [_read(layer, config, join) for layer in inner.layers]
         self._caches: list[Tensor] = []
         self._cos, self._sin = _rotary_tables(inner.rotary_emb, max_positions, self._embedding)

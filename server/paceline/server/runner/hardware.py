@@ -21,12 +21,10 @@ def pick_device(name: str) -> torch.device:
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=name).device  # with its number, where it has one
     except (RuntimeError, AssertionError, NotImplementedError) as exc:
         reason = str(exc).splitlines()[0]
         raise SetupError(f"device {name!r} cannot be used here: {reason}") from exc
-    return device
 
 
 def pick_dtype(name: str, device: torch.device, quantization: str = "none") -> torch.dtype:

@@ -77,7 +77,7 @@ def load(config: ModelConfig, attention: str | None = None, shards: int = 1) -> 
     else:
         name, model, tokens = _make_dummy(config.dummy_weights, device, dtype, attention)
     model.eval().requires_grad_(False)
-    info = _describe(name, model, tokens, config.max_context_tokens)
+    info = _describe(name, model, tokens, device, config.max_context_tokens)
     return LoadedModel(
         model, model.config, tokens, info, device, dtype, num_threads, source, shards
     )
@@ -109,7 +109,8 @@ def _load_real(
         from transformers.distributed.configuration_utils import DistributedConfig
 
         arguments["distributed_config"] = DistributedConfig(tp_size=shards)
-    elif device.type != "cpu":
+    elif device.type != "cpu" and config.quantization != "fp8":
+        # Fp8 weights are made one layer after the other: from here to the device, which never holds the whole model.
         arguments["device_map"] = {"": device}
     with _one_line_errors(source), quiet(downloads=source.on_hub):
         check_supported(read_config(source, trust))
@@ -185,7 +186,11 @@ def _first_line(exc: Exception) -> str:
 
 
 def _describe(
-    name: str, model: PreTrainedModel, tokens: tokenizer.Tokenizer, max_context: int | None
+    name: str,
+    model: PreTrainedModel,
+    tokens: tokenizer.Tokenizer,
+    device: torch.device,
+    max_context: int | None,
 ) -> ModelInfo:
     config = model.config
     limit = int(config.max_position_embeddings)
@@ -197,7 +202,7 @@ def _describe(
         architecture=config.model_type,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=str(first.dtype).removeprefix("torch."),
-        device=str(first.device),
+        device=str(device),
         vocab_size=int(config.vocab_size),
         max_context_tokens=max_context or limit,
         eos_token_ids=_eos_token_ids(model) or tokens.eos_token_ids,

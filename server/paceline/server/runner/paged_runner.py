@@ -265,8 +265,10 @@ class PagedRunner:
 def _computes(loaded: LoadedModel, config: ModelConfig, context: int) -> Computes:
     fp8 = config.quantization == "fp8"
     if config.fused_layers and config.compile != "on" and fits(loaded.model):
-        return FusedModel(loaded.model, context, fp8=fp8)
+        return FusedModel(loaded.model, context, fp8=loaded.device if fp8 else None)
     if fp8:
-        raise SetupError(f"--quantization fp8 needs fused layers, which {', '.join(FAMILIES)} have")
+        raise SetupError(
+            f"--quantization fp8 needs fused layers, which {', '.join(FAMILIES)} have, and not --compile on"
+        )
     compiled = config.compile == "on" or (config.compile == "auto" and config.cuda_graphs)
     return PagedModel(loaded.model, compiled and loaded.device.type == "cuda")

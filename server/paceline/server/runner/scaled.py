@@ -45,22 +45,28 @@ def values_of(weight: Weight) -> Tensor:
     return weight.values if isinstance(weight, Scaled) else weight
 
 
-def take_over(linears: Sequence[nn.Linear]) -> Scaled:
-    """One fp8 weight for all; the layers lose theirs, one after the other, so that little is stored twice.
+def take_over(layers: nn.Module, device: torch.device) -> dict[nn.Module, Scaled]:
+    """The weights of linear layers in fp8 on `device`. The layers lose theirs, so that one at most is there twice."""
+    found: dict[nn.Module, Scaled] = {}
+    for linear in layers.modules():
+        if isinstance(linear, nn.Linear):
+            found[linear] = Scaled.of(linear.weight.detach().to(device))
+            linear.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
+    return found
+
+
+def join(parts: Sequence[Scaled]) -> Scaled:
+    """One weight for all.
 
     Raises:
         SetupError: torch does not multiply such weights.
     """
-    sizes = sum(linear.out_features for linear in linears), linears[0].in_features
-    if any(size % _MULTIPLE for size in sizes):
+    outputs, inputs = sum(len(part.values) for part in parts), parts[0].values.shape[1]
+    if outputs % _MULTIPLE or inputs % _MULTIPLE:
         raise SetupError(
             f"--quantization fp8 needs layers whose sizes are multiples of {_MULTIPLE}; one has "
-            f"{sizes[0]} outputs and {sizes[1]} inputs"
+            f"{outputs} outputs and {inputs} inputs"
         )
-    parts = []
-    for linear in linears:
-        parts.append(Scaled.of(linear.weight.detach()))
-        linear.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
     values, scales = zip(*parts, strict=True)
     # Not every device joins fp8; bytes are bytes.
     joined = torch.cat([each.view(torch.uint8) for each in values]).view(FP8)
