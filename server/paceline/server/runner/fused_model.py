@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,9 +76,8 @@ class FusedModel:
         inner: Any = model.model
         join: Callable[[list[nn.Linear]], Weight] = _joined
         if fp8 is not None:
-            taken = scaled.take_over(inner.layers, fp8)
+            join = partial(_joined_fp8, scaled.take_over(inner.layers, fp8))
             nn.Module.to(model, fp8)
-            join = lambda linears: scaled.join([taken.pop(each) for each in linears])  # noqa: E731
         config = model.config
         self._heads = int(config.num_attention_heads)
         self._eps = float(config.rms_norm_eps)
@@ -175,6 +175,11 @@ def _joined(linears: list[nn.Linear]) -> Tensor:
         linear.weight = nn.Parameter(whole[start:end], requires_grad=False)
         start = end
     return whole
+
+
+def _joined_fp8(taken: dict[nn.Module, Scaled], linears: list[nn.Linear]) -> Scaled:
+    """One weight for all of what was taken over from them, which is let go."""
+    return scaled.join([taken.pop(linear) for linear in linears])
 
 
 def _rotary_tables(rotary: Any, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -129,9 +129,8 @@ def round_rows_kernel(
     scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / LARGEST
     tl.store(scale_ptr + row, scale)
     x = x / scale[:, None]
-    if (
-        EMULATED
-    ):  # the interpreter loses the carry where three bits round up to the next power of two
+    # The interpreter loses the carry where three bits round up to the next power of two.
+    if EMULATED:
         bits = x.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -1048576
         x = bits.to(tl.float32, bitcast=True)
