@@ -279,7 +279,7 @@ class TestFp8Weights:
             layer = Layer(op, 4096, 4096, element_bytes=1)
             assert layer.weight_bytes == (2 if op == "norm_gated" else 1) << 24
             found = pick(layer, m)
-            assert found.kind == ("torch" if (op, m) == ("norm_gated", 32) else kind)
+            assert found.kind == kind
             assert op != "norm_gated" or found.split_k == 1
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 Op = Literal["linear", "linear_residual", "norm_linear", "norm_gated"]
 
 ROW_BUCKETS = (1, 16, 32, 64)
-MULTIPROCESSORS = 132  # of an H100; the guess is for that size of GPU
-SMALL_BYTES = 16 << 20  # a layer whose weights are read in the time of a few launches
+MULTIPROCESSORS = 132  # of a Hopper GPU; the guess is for that size
+SMALL_BYTES = 8 << 20  # a layer whose weights are read in the time of a launch or two
 LARGE_BYTES = 32 << 20  # weights that would push everything else out of the L2 cache
 _HUGE_BYTES = 512 << 20
 
@@ -34,6 +34,11 @@ class Layer:
     @property
     def has_norm(self) -> bool:
         return self.op in ("norm_linear", "norm_gated")
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it has far fewer outputs than inputs, as a down projection."""
+        return self.k > 2 * self.n
 
     def key(self, m: int) -> str:
         """The layer's name in a table, for `m` rows."""
@@ -143,47 +148,93 @@ def candidates(layer: Layer, m: int) -> list[Config]:
 
 
 def pick(layer: Layer, m: int) -> Config:
-    """The best guess for `m` rows: what `benchmarks/linear.py` found fastest on an H100, by kind of layer."""
+    """The best guess for `m` rows: what `benchmarks/layers.py` found fastest on an H200, by kind of layer.
+
+    Programs that start early (`triton_early`) meet a GPU that is not empty, and would crowd where there is room: those
+    for several rows therefore take so many stages that a multiprocessor's shared memory holds one of them.
+    """
     bucket, small = row_bucket(m), layer.weight_bytes < SMALL_BYTES
+    if layer.n > 16 * layer.k:
+        return _pick_output(layer, bucket)
     if bucket == 1:
-        return candidates(layer, m)[0]
+        return _pick_one_row(layer, small)
     if layer.element_bytes == 1:
         return _pick_fp8(layer, bucket)
+    if small:
+        return _pick_small(layer, bucket)
+    return _pick_large(layer, bucket)
+
+
+def _pick_one_row(layer: Layer, small: bool) -> Config:
+    if layer.element_bytes == 1:
+        if layer.narrows:
+            return Config("vec", 8, 1024, num_stages=3)
+        return Config("vec", 8, 512, num_stages=4, fuse_norm=not layer.has_norm)
+    if small and layer.op == "norm_gated":
+        return Config("vec", 1, 1024, num_warps=1, num_stages=2)
+    if small and layer.k > 1024:
+        return Config("vec", 2, 1024, num_warps=2, num_stages=2)
+    if small:
+        return Config("vec", 4, 1024, num_stages=2)
+    if layer.narrows or layer.k < 4096:
+        return Config("vec", 2, 2048, num_stages=3)
+    if layer.has_norm:  # each program would read all of the row again
+        return Config("vec", 4, 1024, num_stages=3, fuse_norm=False)
+    return Config("vec", 8, 512, num_stages=4)
+
+
+def _pick_small(layer: Layer, bucket: int) -> Config:
+    if layer.op == "norm_gated" or (layer.has_norm and bucket == 64):
+        return Config("dot", 16, 256, num_stages=3, fuse_norm=False)
     if layer.op in ("norm_linear", "linear"):
-        return _pick_plain(layer, bucket, small)
+        return Config("dot", 16, 512, num_warps=4 if bucket == 16 else 8, num_stages=3)
+    if layer.k > 1024:
+        return Config("dot", 16, 256, num_stages=4)
+    return Config("dot", 16, 512, num_stages=3)
+
+
+def _pick_large(layer: Layer, bucket: int) -> Config:
     if layer.op == "norm_gated":
-        if bucket == 16 and not small:
-            return TORCH
         if bucket == 16:
-            return Config("dot", 16, 256, num_warps=4, num_stages=4)
-        width = 16 if small else 32
-        return Config("dot", width, 128, num_warps=4, num_stages=4, fuse_norm=False)
-    if bucket == 16:
-        return Config("dot", 16, 256, 1, 2, 4) if small else Config("dot", 32, 256, 1, 4, 4)
-    if not small and layer.k > 3 * layer.n:
-        return Config("dot", 64, 128, split_k=2, num_warps=4, num_stages=4)
-    return Config("dot", 16 if small else 32, 128, num_warps=4, num_stages=4)
+            return TORCH
+        if bucket == 32:
+            return Config("dot", 128, 128, num_warps=8, num_stages=3, fuse_norm=False)
+        return Config("dot", 64, 128, num_stages=3, fuse_norm=False)
+    if layer.op == "linear_residual":
+        # Half as many programs as multiprocessors, each with a long way along K: two share it.
+        split = 2 if layer.n <= 16 * MULTIPROCESSORS and layer.narrows else 1
+        if bucket == 64:
+            return Config("dot", 32, 128, split, num_stages=8 if split == 1 else 5)
+        return Config("dot", 32, 256, split, num_stages=6 if split == 1 else 5)
+    wide = layer.n >= 32 * MULTIPROCESSORS
+    if bucket == 64:
+        return Config("dot", 64 if wide else 32, 128, num_stages=6 if wide else 8, fuse_norm=False)
+    if wide:
+        return Config("dot", 64, 128, num_stages=8, fuse_norm=False)
+    return Config("dot", 32, 256, num_stages=5, fuse_norm=False)
 
 
 def _pick_fp8(layer: Layer, bucket: int) -> Config:
-    """Our own kernel for few rows, as `benchmarks/linear.py --fp8` found it fastest on an H200."""
-    if bucket == 16:
-        wide = layer.op != "norm_gated"
-        return Config("dot", 32, 256 if wide else 128, num_warps=4, num_stages=4)
-    if bucket == 32 and layer.op != "norm_gated":
-        return Config("dot", 32, 256, split_k=2, num_warps=4, num_stages=3)
-    return TORCH
+    """Beyond 32 rows torch's product of fp8 is the faster one."""
+    if bucket == 64:
+        return TORCH
+    if layer.op == "norm_gated":
+        return Config("dot", 64, 256, num_warps=8, num_stages=4 if bucket == 16 else 3)
+    if bucket == 32:
+        return Config("dot", 32, 256, split_k=2, num_stages=3)
+    if layer.op == "linear_residual" and not layer.narrows:
+        return Config("dot", 32, 256, split_k=2, num_stages=10)
+    return Config("dot", 64, 256, split_k=2 if layer.narrows else 1, num_warps=8, num_stages=6)
 
 
-def _pick_plain(layer: Layer, bucket: int, small: bool) -> Config:
-    """cuBLAS, but where there is little to multiply or very much to read."""
-    if bucket == 16 and small:
-        return Config("dot", 16, 512, num_warps=8, num_stages=3)
-    if layer.weight_bytes >= _HUGE_BYTES:
-        block_k = 256 if bucket == 16 else 128
-        fuse = not layer.has_norm
-        return Config("dot", 32, block_k, num_warps=4, num_stages=4, fuse_norm=fuse)
-    return TORCH
+def _pick_output(layer: Layer, bucket: int) -> Config:
+    """Of an output matrix."""
+    fuse = not layer.has_norm
+    if bucket == 1:
+        return Config("vec", 4, 1024, num_stages=3, fuse_norm=fuse or layer.k < 4096)
+    if layer.weight_bytes < _HUGE_BYTES:
+        return TORCH
+    return Config("dot", 32, 256 if bucket == 16 else 128, fuse_norm=fuse)
 
 
 def _fit(config: Config, layer: Layer) -> Config | None:

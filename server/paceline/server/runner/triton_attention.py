@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .triton_early import await_previous, early_options
+
 # Keys of one split: long enough that few are merged, short enough that one row fills a GPU from 8k tokens on.
 SPLIT = 512
 
@@ -92,6 +94,7 @@ def _attend(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     SPLITS: tl.constexpr, SPLIT_KEYS: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -117,6 +120,7 @@ def _attend(
         # The first query of the block sees the oldest key of all.
         oldest = tl.maximum(position - window + 1, 0)
         start = tl.maximum(start, oldest // BLOCK_N * BLOCK_N)
+    await_previous(EARLY)
     if live:
         row = tl.arange(0, BLOCK_M)
         token = row // GROUP
@@ -185,13 +189,14 @@ def _attend(
 def _merge(
     partial, partial_lse, out, blocks,
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-    SPLITS: tl.constexpr, SPLIT_KEYS: tl.constexpr,
+    SPLITS: tl.constexpr, SPLIT_KEYS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     head = tl.program_id(1)
     first = tl.load(blocks + block * 4 + 1)
     marked = tl.load(blocks + block * 4 + 2)
     context = tl.load(blocks + block * 4 + 3) + 1
+    await_previous(EARLY)
     if (marked < 0) & (context > SPLIT_KEYS):
         used = (context + SPLIT_KEYS - 1) // SPLIT_KEYS
         dim = tl.arange(0, BLOCK_D)
@@ -253,13 +258,13 @@ def attend(
         SPLITS=splits, SPLIT_KEYS=SPLIT,
         HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None,
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-        num_warps=4, num_stages=2 if wide else 3,
+        num_warps=4, num_stages=2 if wide else 3, **early_options(tokens),
     )  # fmt: skip
     if splits > 1:
         _merge[(num_blocks, heads)](
             partial, partial_lse, result, step.blocks,
             HEADS=heads, DIM=dim, BLOCK_D=triton.next_power_of_2(dim),
-            SPLITS=splits, SPLIT_KEYS=SPLIT, num_warps=1,
+            SPLITS=splits, SPLIT_KEYS=SPLIT, num_warps=1, **early_options(tokens),
         )  # fmt: skip
     return result
 

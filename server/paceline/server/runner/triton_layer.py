@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .triton_attention import PagedStep
+from .triton_early import await_previous, early_options
 
 
 @triton.jit
@@ -20,6 +21,7 @@ def _rotate_and_store(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
     PAGE: tl.constexpr, NORMED: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_KV: tl.constexpr, BLOCK_HALF: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
     slot = tl.load(token_slots + token)
@@ -28,6 +30,8 @@ def _rotate_and_store(
     inside = half < HALF
     c = tl.load(cos + position * HALF + half, mask=inside, other=0.0).to(tl.float32)
     s = tl.load(sin + position * HALF + half, mask=inside, other=0.0).to(tl.float32)
+    page = tl.load(page_table + slot * table_row + position // PAGE, mask=slot >= 0).to(tl.int64)
+    await_previous(EARLY)
 
     head = tl.arange(0, BLOCK_H)[:, None]
     real = (head < HEADS) & inside
@@ -61,7 +65,6 @@ def _rotate_and_store(
                 * k_factor
                 * tl.load(k_weight + HALF + half, mask=inside, other=0.0).to(tl.float32)
             )
-        page = tl.load(page_table + slot * table_row + position // PAGE).to(tl.int64)
         to = cache + page * cache_page + kv_head * cache_head + (position % PAGE) * DIM + half
         tl.store(to, (k_low * c - k_high * s).to(cache.dtype.element_ty), mask=kv_real)
         tl.store(to + HALF, (k_high * c + k_low * s).to(cache.dtype.element_ty), mask=kv_real)
@@ -102,7 +105,7 @@ def rotate_and_store(
         NORMED=norms is not None,
         BLOCK_H=triton.next_power_of_2(heads), BLOCK_KV=triton.next_power_of_2(kv_heads),
         BLOCK_HALF=triton.next_power_of_2(half),
-        num_warps=4,
+        num_warps=4, **early_options(tokens),
     )  # fmt: skip
     return qkv[:, : heads * dim].view(tokens, heads, dim)
 

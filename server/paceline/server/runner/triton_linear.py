@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from .linear_configs import LARGE_BYTES, Config, Layer, Op, block_m, pick
 from .scaled import Scaled, Weight, multiply, values_of
+from .triton_early import early_options
 from .triton_linear_kernels import linear_kernel
 from .triton_rows import (
     ACTIVATIONS,
@@ -126,13 +127,16 @@ def plan(
     least = 16 if row_scale is None else 32  # columns that tensor cores multiply at a time
     block_k = max(least, min(config.block_k, power_of_two(k)))
     rest = k % block_k
+    values, scale = weight if isinstance(weight, Scaled) else (weight, None)
+    columns = config.block_n * (2 if activation else 1)
+    stage_bytes = (height * x.itemsize + columns * values.itemsize) * block_k
+    stages = min(config.num_stages, max(1, _shared_bytes() // stage_bytes))
     grid = (-(-n // config.block_n), config.split_k, -(-m // height))
     partial = arrived = None
     if config.split_k > 1:
         size = (grid[0] * grid[2], config.split_k, height, config.block_n)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
         arrived = _arrived(x.device, grid[0] * grid[2])
-    values, scale = weight if isinstance(weight, Scaled) else (weight, None)
     inputs = (x, row_scale, norm.weight if norm else None, values, scale, bias, residual)
     tensors = (*inputs, out, partial, arrived)
     numbers = (m, x.stride(0), norm.eps if norm else 0.0, norm.offset if norm else 0.0)
@@ -148,13 +152,13 @@ def plan(
         "TAIL": max(least, power_of_two(rest, up=True)) if rest else 0,
         "SQUARES": max(16, min(_SQUARES // height, 4096, power_of_two(k, up=True))),
         "SPLIT": config.split_k,
-        "STAGES": config.num_stages,
+        "STAGES": stages,
         "EVICT": "evict_first" if values.numel() * values.itemsize >= LARGE_BYTES else "",
         "EMULATED": EMULATED,
         "num_warps": config.num_warps,
-        "num_stages": config.num_stages,
+        "num_stages": stages,
     }
-    return Launch(linear_kernel, grid, tensors + numbers, options)
+    return Launch(linear_kernel, grid, tensors + numbers, options | early_options(m))
 
 
 def _layer(op: Op, weight: Weight) -> Layer:
@@ -217,6 +221,15 @@ def _check(
     others += [] if isinstance(weight, Scaled) else [weight]
     if any(other is not None and other.dtype != out.dtype for other in others):
         raise ValueError("x, weights, bias and residual must have one dtype")
+
+
+@cache
+def _shared_bytes() -> int:
+    """What a program can have of shared memory, less what reductions take."""
+    if EMULATED or not torch.cuda.is_available():
+        return 1 << 30
+    properties: Any = torch.cuda.get_device_properties()
+    return int(properties.shared_memory_per_block_optin) - 4096
 
 
 def _arrived(device: torch.device, tiles: int) -> Tensor:

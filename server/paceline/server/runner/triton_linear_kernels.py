@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .triton_early import await_previous
 from .triton_row_kernels import activated, load_last_tile, load_tile, normed, rounded
 
 
@@ -89,7 +90,7 @@ def linear_kernel(
     NORM: tl.constexpr, ACTIVATION: tl.constexpr, VEC: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TAIL: tl.constexpr,
     SQUARES: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
-    EVICT: tl.constexpr, EMULATED: tl.constexpr,
+    EVICT: tl.constexpr, EMULATED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: column tiles, shares of K, row tiles. TAIL is 0 where K is a multiple of BLOCK_K."""
     BLOCKS: tl.constexpr = K // BLOCK_K
@@ -105,15 +106,17 @@ def linear_kernel(
     scale = tl.zeros([BLOCK_M], dtype=tl.float32)
 
     if BLOCKS == 1 and SPLIT == 1:  # all loads are on their way before the norm is waited for
-        x = load_tile(x_ptr, x_rows, stride_x, 0, BLOCK_K, "")
         w = load_tile(weight_ptr, w_rows, K, 0, BLOCK_K, EVICT)
         if ACTIVATION != 0:
             w_up = load_tile(weight_ptr, w_rows + N, K, 0, BLOCK_K, EVICT)
         if TAIL != 0:
-            x_tail = load_last_tile(x_ptr, x_rows, stride_x, BLOCK_K, K, TAIL, "")
             w_tail = load_last_tile(weight_ptr, w_rows, K, BLOCK_K, K, TAIL, EVICT)
             if ACTIVATION != 0:
                 w_up_tail = load_last_tile(weight_ptr, w_rows + N, K, BLOCK_K, K, TAIL, EVICT)
+        await_previous(EARLY)
+        x = load_tile(x_ptr, x_rows, stride_x, 0, BLOCK_K, "")
+        if TAIL != 0:
+            x_tail = load_last_tile(x_ptr, x_rows, stride_x, BLOCK_K, K, TAIL, "")
         if NORM != 0:
             total = tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1)
             if TAIL != 0:
@@ -124,6 +127,7 @@ def linear_kernel(
         if ACTIVATION != 0:
             acc_up = _add_product(acc_up, x, w_up, VEC, EMULATED)
     else:
+        await_previous(EARLY)
         if NORM != 0:
             total = _sum_of_squares(x_ptr, x_rows, stride_x, K, SQUARES, BLOCK_M)
             scale = tl.rsqrt(total / K + eps)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .triton_early import await_previous
+
 PLAIN_NORM, OFFSET_NORM = 1, 2
 SILU, GELU_TANH = 1, 2
 
@@ -88,8 +90,10 @@ def activated(gate, up, ACTIVATION: tl.constexpr, DTYPE: tl.constexpr, EMULATED:
 def rms_norm_kernel(
     x_ptr, norm_ptr, out_ptr, stride_x, eps, offset,
     K: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, EMULATED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """A program norms one row. Grid: rows."""
+    await_previous(EARLY)
     row = tl.program_id(0) + tl.arange(0, 1)
     x = load_last_tile(x_ptr, row, stride_x, 0, K, BLOCK, "")
     scale = tl.rsqrt(tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1) / K + eps)
@@ -101,9 +105,10 @@ def rms_norm_kernel(
 @triton.jit
 def gate_kernel(
     gate_up_ptr, out_ptr, N: tl.constexpr, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr,
-    EMULATED: tl.constexpr,
+    EMULATED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """`act(gate) * up` of `[rows, 2N]`. Grid: blocks of columns, rows."""
+    await_previous(EARLY)
     DTYPE: tl.constexpr = out_ptr.dtype.element_ty
     row = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -117,8 +122,10 @@ def gate_kernel(
 def round_rows_kernel(
     x_ptr, norm_ptr, out_ptr, scale_ptr, stride_x, eps, offset, LARGEST: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, EMULATED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """A program norms one row, if asked to, and rounds it to fp8, its largest value to LARGEST. Grid: rows."""
+    await_previous(EARLY)
     row = tl.program_id(0) + tl.arange(0, 1)
     x = load_last_tile(x_ptr, row, stride_x, 0, K, BLOCK, "")
     if NORM != 0:

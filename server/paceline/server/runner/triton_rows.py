@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .scaled import FP8, LARGEST
+from .triton_early import early_options
 from .triton_row_kernels import (
     GELU_TANH,
     OFFSET_NORM,
@@ -66,7 +67,7 @@ def plan_norm(x: Tensor, norm: Norm, out: Tensor) -> Launch:
     k = x.shape[1]
     args = (x, norm.weight, out, x.stride(0), norm.eps, norm.offset)
     options = {"K": k, "BLOCK": max(16, power_of_two(k, up=True)), "NORM": norm.kind}
-    return Launch(rms_norm_kernel, (x.shape[0],), args, options | {"EMULATED": EMULATED})
+    return Launch(rms_norm_kernel, (x.shape[0],), args, options | _how(x.shape[0]))
 
 
 def round_rows(x: Tensor, norm: Norm | None = None) -> tuple[Tensor, Tensor]:
@@ -78,8 +79,8 @@ def round_rows(x: Tensor, norm: Norm | None = None) -> tuple[Tensor, Tensor]:
         weight, eps, offset = norm or (None, 0.0, 0.0)
         args = (x, weight, out, scale, x.stride(0), eps, offset)
         sizes = {"LARGEST": LARGEST, "K": k, "BLOCK": max(16, power_of_two(k, up=True))}
-        kinds = {"NORM": norm.kind if norm else 0, "EMULATED": EMULATED}
-        Launch(round_rows_kernel, (m,), args, sizes | kinds).run()
+        kind = {"NORM": norm.kind if norm else 0}
+        Launch(round_rows_kernel, (m,), args, sizes | kind | _how(m)).run()
     return out, scale
 
 
@@ -90,8 +91,12 @@ def gated(gate_up: Tensor, activation: Activation) -> Tensor:
     if out.numel():
         grid = (-(-n // _GATE_BLOCK), m)
         sizes = {"N": n, "BLOCK": _GATE_BLOCK, "ACTIVATION": ACTIVATIONS[activation]}
-        Launch(gate_kernel, grid, (gate_up, out), sizes | {"EMULATED": EMULATED}).run()
+        Launch(gate_kernel, grid, (gate_up, out), sizes | _how(m)).run()
     return out
+
+
+def _how(rows: int) -> dict[str, Any]:
+    return {"EMULATED": EMULATED} | early_options(rows)
 
 
 def power_of_two(n: int, *, up: bool = False) -> int:

@@ -1,0 +1,46 @@
+"""Kernels that begin while the one in front of them ends: programmatic dependent launch, from Hopper on.
+
+A step of few rows is hundreds of kernels of microseconds, each of which would begin on an idle GPU. What is launched
+early has its programs in place when the rows come, and small layers their weights in registers. Before
+`await_previous` a kernel must not write, nor read what the kernel in front writes; whatever lies before that one is
+done. All programs of a kernel that is launched early call it, and only behind it may the next kernel begin: none
+overtakes by more than one.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+# With more rows kernels fill the GPU, and programs that wait are in the way of others.
+MOST_ROWS = 64
+
+
+def early_options(rows: int) -> dict[str, Any]:
+    """Options of a launch on so many rows, for a kernel that takes EARLY."""
+    if rows <= MOST_ROWS and early():
+        return {"EARLY": True, "launch_pdl": True}
+    return {"EARLY": False}
+
+
+@cache
+def early() -> bool:
+    """Whether kernels are launched early here. `PACELINE_EARLY_LAUNCH=0` says no, to compare by."""
+    if os.environ.get("TRITON_INTERPRET") == "1" or os.environ.get("PACELINE_EARLY_LAUNCH") == "0":
+        return False
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        return False
+    return torch.cuda.get_device_capability() >= (9, 0)
+
+
+@triton.jit
+def await_previous(EARLY: tl.constexpr):
+    """Waits until the kernel in front has ended and all it wrote can be read; then the next one may begin."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
