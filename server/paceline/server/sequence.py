@@ -55,6 +55,7 @@ class Sequence:
     # In the queue, and in the order of rows; smaller goes first.
     place: tuple[float, int] = (0.0, 0)
     sampling: SamplingParams = field(init=False)
+    plain: bool = field(init=False)  # greedy, without anything else
     expires: float = field(init=False)  # at its deadline or time limit; infinity without either
     queued: bool = True  # until it first joins
     pages: list[int] = field(default_factory=list)
@@ -77,6 +78,9 @@ class Sequence:
     def __post_init__(self) -> None:
         sampling = self.request.sampling
         self.sampling = replace(sampling, seed=(sampling.seed + self.index) % 2**64)
+        self.plain = (
+            sampling.greedy and not sampling.shapes_logits and self.request.logprobs is None
+        )
         self.request_id = self.request.id
         self.tokens = list(self.request.prompt_ids)
         self.num_prompt = len(self.tokens)
@@ -110,6 +114,11 @@ class Sequence:
         """Whether the prompt (or, after a preemption, what was there) is still being computed."""
         remaining = len(self.tokens) + self.pending - self.num_computed
         return remaining > 1 or self.num_output + self.pending == 0
+
+    @property
+    def takes_largest(self) -> bool:
+        """Whether its next token is simply that of the largest logit, and nobody asks how likely it is."""
+        return self.plain and self.guide is None and not self.banned
 
     @property
     def banned(self) -> tuple[int, ...]:
