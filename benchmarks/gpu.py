@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.smoke:
             model, scale = smoke(Path(folder))
             shapes = [model]
-        bench = Bench(arguments.out, arguments.budget_s, Path(folder))
+        bench = Bench(arguments.out, arguments.budget_s, Path(folder), missing=arguments.missing)
         plan = gpu_parts.Plan(scale, arguments.rounds, tuple(arguments.frontends.split(",")))
         bench.environment(scale.copy_mib, scale.matmul_size)
         for part in arguments.parts.split(","):
@@ -73,6 +73,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--frontends", default="auto", help="values of --frontends for streams")
     parser.add_argument("--budget-s", type=float, default=540.0, help="seconds in all")
     parser.add_argument("--out", type=Path, help="JSON file; a call adds to what is in it")
+    parser.add_argument("--missing", action="store_true", help="only what the file lacks")
     parser.add_argument("--smoke", action="store_true", help="everything tiny, on the CPU")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.parts.split(",")) - set(ALL):

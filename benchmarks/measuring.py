@@ -36,10 +36,14 @@ class Bench:
     Args:
         out: file to write and to go on from; None: nothing is kept.
         folder: for what commands need in files.
+        missing: measure only what the file has no result of.
     """
 
-    def __init__(self, out: Path | None, budget_s: float, folder: Path) -> None:
+    def __init__(
+        self, out: Path | None, budget_s: float, folder: Path, *, missing: bool = False
+    ) -> None:
         self.folder = folder
+        self._missing = missing
         self.failed = False
         self._out = out
         self._messages: dict[int, Path] = {}  # what each process said on standard error
@@ -70,6 +74,8 @@ class Bench:
         Args:
             needs_s: about how long it takes; with less time left it is not begun, and it may take thrice as long.
         """
+        if self._missing and self.result(name) is not None:
+            return
         started = time.monotonic()
         self._unit_end = min(self._end, started + max(_LEAST_S, 3 * needs_s))
         if self.left_s < needs_s:

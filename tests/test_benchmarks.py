@@ -151,6 +151,20 @@ class TestBench:
         second.unit("one", 1000, lambda: {"value": 2})
         assert second.result("one") == {"value": 1}
 
+    def test_only_what_is_missing(self, tmp_path: Path) -> None:
+        """A result is kept; what failed or was skipped is measured."""
+        out = tmp_path / "out.json"
+        first = Bench(out, budget_s=60.0, folder=tmp_path)
+        first.unit("done", 1.0, lambda: {"value": 1})
+        first.unit("skipped", 600.0, lambda: {"value": 1})
+
+        again = Bench(out, budget_s=60.0, folder=tmp_path, missing=True)
+        for name in ("done", "skipped", "new"):
+            again.unit(name, 1.0, lambda: {"value": 2})
+
+        found = [again.result(name) for name in ("done", "skipped", "new")]
+        assert found == [{"value": 1}, {"value": 2}, {"value": 2}]
+
     def test_a_command_that_dies_leaves_its_lines(self, tmp_path: Path) -> None:
         """Whole lines that a command printed before it failed come with the failure, and so does its complaint."""
         program = tmp_path / "dies.py"

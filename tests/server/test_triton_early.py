@@ -64,26 +64,31 @@ def test_small_layers_fetch_weights_before(
     assert any(access.startswith("st.global") for access in behind)
 
 
-def test_only_few_rows_are_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many rows kernels begin one after the other, on any GPU."""
-    monkeypatch.setattr(triton_early, "early", lambda: True)
+def test_few_rows_are_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many rows kernels begin one after the other on any GPU, and with few where somebody says so."""
+    monkeypatch.setattr(triton_early, "can", lambda: True)
 
     assert triton_early.early_options(64) == {"EARLY": True, "launch_pdl": True}
     assert triton_early.early_options(65) == {"EARLY": False}
+    monkeypatch.setattr(triton_early, "_allowed", True)  # put back behind the test
+    triton_early.allow(False)
+    assert triton_early.early_options(64) == {"EARLY": False}
 
 
-def test_what_can_launch_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hopper and later, unless somebody says no."""
+def test_hopper_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither older GPUs nor AMD's, nor the interpreter."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.delenv("PACELINE_EARLY_LAUNCH", raising=False)
-    early = triton_early.early.__wrapped__
+    can = triton_early.can.__wrapped__
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    assert early()
+    assert can()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
-    assert not early()
+    assert not can()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 0))
-    monkeypatch.setenv("PACELINE_EARLY_LAUNCH", "0")
-    assert not early()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert not can()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert not can()

@@ -136,6 +136,9 @@ class ModelConfig(BaseModel):
         True, description="on a GPU, compute Llama-like layers with kernels made for small batches"
     )
     cuda_graphs: bool = Field(True, description="capture each shape of a step as a CUDA graph")
+    early_launch: bool = Field(
+        True, description="let a kernel of few rows begin while the one before it ends"
+    )
     allow_pickle: bool = Field(
         False, description="load weights from pickle files, too, where there are no safetensors"
     )

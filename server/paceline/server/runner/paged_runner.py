@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import EngineConfig, ModelConfig
 from ..errors import SetupError, StepOutOfMemory
 from ..step import Sampled, Step
-from . import staging
+from . import staging, triton_early
 from .choosing import prompt_logprobs, raw_prompt_logprobs
 from .fused_model import FAMILIES, FusedModel, fits
 from .graphs import Graphs
@@ -72,6 +72,7 @@ class PagedRunner:
         # Graphs are not captured on the default stream. Whichever thread calls, all work goes here.
         self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None  # type: ignore[no-untyped-call]
         self._graphs = Graphs(self._on_gpu and config.cuda_graphs)
+        triton_early.allow(config.early_launch)
         self._slots = engine.max_batch_size
         most_tokens = max(engine.max_step_tokens, engine.max_batch_size)
         if engine.deterministic:

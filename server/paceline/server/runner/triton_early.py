@@ -21,21 +21,28 @@ import triton.language as tl
 MOST_ROWS = 64
 
 
+_allowed = True
+
+
+def allow(wanted: bool) -> None:
+    """Whether this process's kernels are launched early where the GPU can."""
+    global _allowed
+    _allowed = wanted
+
+
 def early_options(rows: int) -> dict[str, Any]:
     """Options of a launch on so many rows, for a kernel that takes EARLY."""
-    if rows <= MOST_ROWS and early():
+    if rows <= MOST_ROWS and _allowed and can():
         return {"EARLY": True, "launch_pdl": True}
     return {"EARLY": False}
 
 
 @cache
-def early() -> bool:
-    """Whether kernels are launched early here. `PACELINE_EARLY_LAUNCH=0` says no, to compare by."""
-    if os.environ.get("TRITON_INTERPRET") == "1" or os.environ.get("PACELINE_EARLY_LAUNCH") == "0":
+def can() -> bool:
+    """Whether the GPU at hand launches early."""
+    if os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available():
         return False
-    if not torch.cuda.is_available() or torch.version.cuda is None:
-        return False
-    return torch.cuda.get_device_capability() >= (9, 0)
+    return torch.version.cuda is not None and torch.cuda.get_device_capability() >= (9, 0)
 
 
 @triton.jit
