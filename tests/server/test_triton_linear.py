@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -14,13 +15,13 @@ from triton_interpreter import DEVICE
 pytest.importorskip("triton")
 
 from paceline.server.runner import triton_linear, triton_rows
+from paceline.server.runner.dummy import shape_config
 from paceline.server.runner.linear_configs import (
-    CONFIGS,
     TORCH,
     Config,
     Layer,
+    Op,
     block_m,
-    candidates,
     pick,
     row_bucket,
 )
@@ -379,20 +380,48 @@ class TestConfigs:
         assert row_bucket(m) <= height
 
     @pytest.mark.parametrize("m", [1, 8, 32, 64])
-    @pytest.mark.parametrize("n", [576, 4096, 49152])
-    def test_there_is_always_a_guess(self, n: int, m: int) -> None:
-        """Each layer has some kernels and torch to choose from, each once and fit for the layer."""
-        for op in ("linear", "linear_residual", "norm_linear", "norm_gated"):
-            layer = Layer(op, n, 576)
-            found = candidates(layer, m)
-            assert 2 <= len(found) <= 8
-            assert len(set(found)) == len(found)
-            assert found[-1] == TORCH
-            assert pick(layer, m).kind in ("vec", "dot", "torch")
-            assert op != "norm_gated" or all(config.split_k == 1 for config in found)
+    @pytest.mark.parametrize("element_bytes", [2, 1], ids=["bf16", "fp8"])
+    @pytest.mark.parametrize("shape", ["smollm2-135m", "llama-1b", "llama-8b"])
+    def test_the_choice_is_one_the_kernel_can_run(
+        self, shape: str, element_bytes: int, m: int
+    ) -> None:
+        """One row goes without tensor cores, several with them or to torch, and a stage fits a program's memory."""
+        for layer in layers_of(shape, element_bytes):
+            config = pick(layer, m)
 
-    def test_the_table_is_whole(self) -> None:
-        """Small and large layers are covered in every bucket."""
-        assert set(CONFIGS) == {
-            (small, bucket) for small in (True, False) for bucket in (1, 16, 32, 64)
-        }
+            assert (config.kind == "vec") == (m == 1)
+            if config == TORCH:
+                continue
+            assert layer.op != "norm_gated" or config.split_k == 1
+            assert config.kind == "vec" or config.block_n >= 16
+            assert config.kind == "vec" or config.block_k >= (
+                32 if layer.element_bytes == 1 else 16
+            )
+            columns = config.block_n * (2 if layer.op == "norm_gated" else 1)
+            stage = (columns + block_m(m, config)) * config.block_k * layer.element_bytes
+            assert stage <= 227 << 10
+
+    @pytest.mark.parametrize("op", ["linear", "linear_residual", "norm_linear", "norm_gated"])
+    def test_any_layer_has_a_choice(self, op: Op) -> None:
+        """Also one of a size that nobody measured."""
+        for n, k, m in itertools.product(
+            (16, 576, 4096, 49152), (16, 576, 8192), (1, 2, 33, 64, 200)
+        ):
+            config = pick(Layer(op, n, k), m)
+
+            assert op != "norm_gated" or config.split_k == 1
+
+
+def layers_of(shape: str, element_bytes: int) -> list[Layer]:
+    """All products of a model: those of a decoder layer, and the output matrix, which stays in bfloat16."""
+    config = shape_config(shape)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    qkv = hidden // config.num_attention_heads * heads
+    return [
+        Layer("norm_linear", qkv, hidden, element_bytes),
+        Layer("linear_residual", hidden, hidden, element_bytes),
+        Layer("norm_gated", inner, hidden, element_bytes),
+        Layer("linear_residual", hidden, inner, element_bytes),
+        Layer("norm_linear", config.vocab_size, hidden),
+    ]

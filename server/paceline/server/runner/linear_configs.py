@@ -1,8 +1,8 @@
-"""How a linear layer of few rows is cut into programs: the choices, a first guess, and what is worth measuring."""
+"""How a linear layer of few rows is cut into programs: the choices, and which one is made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Op = Literal["linear", "linear_residual", "norm_linear", "norm_gated"]
@@ -40,11 +40,6 @@ class Layer:
         """Whether it has far fewer outputs than inputs, as a down projection."""
         return self.k > 2 * self.n
 
-    def key(self, m: int) -> str:
-        """The layer's name in a table, for `m` rows."""
-        fp8 = ":fp8" if self.element_bytes == 1 else ""
-        return f"{self.op}:{self.n}x{self.k}{fp8}:m{row_bucket(m)}"
-
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -78,55 +73,6 @@ class Config:
 
 TORCH = Config(kind="torch")
 
-# (weights are small, bucket) -> what is worth measuring, best guess first.
-CONFIGS: dict[tuple[bool, int], tuple[Config, ...]] = {
-    (True, 1): (
-        Config("vec", 4, 1024, num_warps=4, num_stages=2),
-        Config("vec", 8, 512, num_warps=4, num_stages=3),
-        Config("vec", 2, 1024, num_warps=2, num_stages=2),
-        Config("dot", 16, 512, num_warps=4, num_stages=3),
-    ),
-    (True, 16): (
-        Config("dot", 16, 512, num_warps=8, num_stages=3),
-        Config("dot", 16, 256, num_warps=2, num_stages=4),
-        Config("dot", 32, 256, num_warps=4, num_stages=4),
-        Config("dot", 16, 256, split_k=2, num_warps=4, num_stages=3),
-    ),
-    (True, 32): (
-        Config("dot", 16, 256, num_warps=4, num_stages=4),
-        Config("dot", 32, 128, num_warps=4, num_stages=4),
-        Config("dot", 16, 256, num_warps=8, num_stages=3, fuse_norm=False),
-    ),
-    (True, 64): (
-        Config("dot", 16, 128, num_warps=4, num_stages=4),
-        Config("dot", 32, 128, num_warps=4, num_stages=4),
-        Config("dot", 32, 128, num_warps=4, num_stages=4, fuse_norm=False),
-    ),
-    (False, 1): (
-        Config("vec", 4, 1024, num_warps=4, num_stages=3),
-        Config("vec", 8, 512, num_warps=4, num_stages=4),
-        Config("vec", 2, 1024, num_warps=2, num_stages=4),
-        Config("dot", 16, 256, num_warps=4, num_stages=5),
-    ),
-    (False, 16): (
-        Config("dot", 16, 256, num_warps=4, num_stages=5, fuse_norm=False),
-        Config("dot", 32, 256, num_warps=4, num_stages=4, fuse_norm=False),
-        Config("dot", 64, 128, num_warps=4, num_stages=4, fuse_norm=False),
-        Config("dot", 32, 128, num_warps=4, num_stages=6, fuse_norm=False),
-        Config("dot", 16, 256, split_k=2, num_warps=4, num_stages=4, fuse_norm=False),
-    ),
-    (False, 32): (
-        Config("dot", 32, 128, num_warps=4, num_stages=5, fuse_norm=False),
-        Config("dot", 64, 128, num_warps=4, num_stages=4, fuse_norm=False),
-        Config("dot", 32, 256, num_warps=4, num_stages=3, split_k=2, fuse_norm=False),
-    ),
-    (False, 64): (
-        Config("dot", 32, 128, num_warps=4, num_stages=4, fuse_norm=False),
-        Config("dot", 64, 128, num_warps=4, num_stages=4, fuse_norm=False),
-        Config("dot", 64, 128, num_warps=4, num_stages=4, split_k=2, fuse_norm=False),
-    ),
-}
-
 
 def row_bucket(m: int) -> int:
     """The rows that a layer is compiled for: the next of 1, 16, 32, 64; beyond, tiles of 64."""
@@ -135,16 +81,6 @@ def row_bucket(m: int) -> int:
 
 def block_m(m: int, config: Config) -> int:
     return 1 if config.kind == "vec" else max(16, row_bucket(m))
-
-
-def candidates(layer: Layer, m: int) -> list[Config]:
-    """What is worth measuring for `m` rows, the best guess first and torch last."""
-    small = layer.weight_bytes < SMALL_BYTES
-    found: dict[Config, None] = {}
-    for config in CONFIGS[small, row_bucket(m)]:
-        if fitted := _fit(config, layer):
-            found[fitted] = None
-    return [*found, TORCH]
 
 
 def pick(layer: Layer, m: int) -> Config:
@@ -228,27 +164,10 @@ def _pick_fp8(layer: Layer, bucket: int) -> Config:
 
 
 def _pick_output(layer: Layer, bucket: int) -> Config:
-    """Of an output matrix."""
+    """Of an output matrix: what was fastest on an H100 when such products were timed alone, not in a step."""
     fuse = not layer.has_norm
     if bucket == 1:
         return Config("vec", 4, 1024, num_stages=3, fuse_norm=fuse or layer.k < 4096)
     if layer.weight_bytes < _HUGE_BYTES:
         return TORCH
     return Config("dot", 32, 256 if bucket == 16 else 128, fuse_norm=fuse)
-
-
-def _fit(config: Config, layer: Layer) -> Config | None:
-    """The config as it makes sense for a layer, if it does."""
-    if layer.op == "norm_gated" and config.kind == "dot":  # a program reads two tiles of weights
-        config = replace(config, block_n=max(16, config.block_n // 2))
-    programs = -(-layer.n // config.block_n)
-    if config.split_k > 1:
-        if layer.op == "norm_gated" or programs >= 2 * MULTIPROCESSORS:
-            return None  # enough programs without
-        if layer.k < 2 * config.split_k * config.block_k:
-            return None
-    elif config.kind == "dot" and config.block_n > 32 and programs < MULTIPROCESSORS // 2:
-        return None
-    if not layer.has_norm:
-        config = replace(config, fuse_norm=True)
-    return config
