@@ -210,9 +210,11 @@ def _chosen(ways: Mapping[Layer, Config]) -> Iterator[None]:
 @contextmanager
 def _launched(early: bool) -> Iterator[None]:
     """Within, kernels are launched early where the GPU can and `early` says so."""
-    can = early and triton_early.early()
-    with mock.patch.object(triton_early, "early", lambda: can):
+    triton_early.allow(early)
+    try:
         yield
+    finally:
+        triton_early.allow(True)
 
 
 def _decode_step(rows: int, pages: int, device: torch.device) -> PagedStep:

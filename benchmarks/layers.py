@@ -32,8 +32,8 @@ from environment import machine
 from layer_chain import SMOKE, Case, Chain, compile_one
 from layer_ways import ways
 from paceline.server.errors import SetupError
+from paceline.server.runner import triton_early
 from paceline.server.runner.linear_configs import TORCH, Config
-from paceline.server.runner.triton_early import early
 
 CASES = ",".join(
     [
@@ -206,7 +206,7 @@ def main() -> None:
         work = plan_work(options.cases or (SMOKE_CASES if options.smoke else CASES), options.smoke)
     except (ValueError, SetupError) as exc:
         parser.error(str(exc))
-    told: Result = {"machine": machine(), "command": sys.argv[1:], "early": early()}
+    told: Result = {"machine": machine(), "command": sys.argv[1:], "early": triton_early.can()}
     if not options.smoke:
         told["compiled"] = compile_all(work, options.seconds * COMPILE_SHARE)
     told["cases"] = []

@@ -127,36 +127,31 @@ class TestChain:
     def test_ways_hold_for_their_layer_within_a_measurement(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Others run as the kernels choose, and behind it all of them do; so with early launches."""
+        """Others run as the kernels choose, and behind it all of them do."""
         chain, seen = Chain(Case(layer_chain.SMOKE, 2), DEVICE), {}
-        way, real, early = Config("dot", 32, 16), triton_linear.plan, triton_early.early
+        way, real = Config("dot", 32, 16), triton_linear.plan
 
         def plan(
             x: Tensor, weight: Any, bias: Any, out: Tensor, config: Config, **rest: Any
         ) -> Any:
-            seen[tuple(weight.shape)] = (config, triton_early.early())
+            seen[tuple(weight.shape)] = config
             return real(x, weight, bias, out, config, **rest)
 
         monkeypatch.setattr(triton_linear, "plan", plan)
-        monkeypatch.setattr(triton_early, "early", lambda: False)
         chain.measure({"o": way})
 
         qkv = chain.layers["qkv"]
-        assert seen[16, 16] == (way, False)
-        assert seen[qkv.n, qkv.k] == (pick(qkv, 2), False)
+        assert seen[16, 16] == way
+        assert seen[qkv.n, qkv.k] == pick(qkv, 2)
         assert vars(triton_linear)["pick"] is pick
-        monkeypatch.undo()
-        assert triton_early.early is early
 
-    @pytest.mark.parametrize("wanted", [True, False])
-    def test_early_launches_can_be_switched_off(
-        self, wanted: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """They are never switched on where the GPU has none."""
-        for can in (True, False):
-            monkeypatch.setattr(triton_early, "early", lambda can=can: can)
+    def test_early_launches_can_be_switched_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For one measurement."""
+        monkeypatch.setattr(triton_early, "can", lambda: True)
+        for wanted in (False, True):
             with layer_chain._launched(wanted):
-                assert triton_early.early() is (can and wanted)
+                assert triton_early.early_options(1)["EARLY"] is wanted
+            assert triton_early.early_options(1)["EARLY"]
 
     @pytest.mark.parametrize(
         "text", ["llama-8b", "llama-8b:0", "llama-8b:65", ":8", "llama-8b:8:int8"]
