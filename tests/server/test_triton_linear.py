@@ -22,6 +22,7 @@ from paceline.server.runner.linear_configs import (
     Layer,
     Op,
     block_m,
+    cut,
     pick,
     row_bucket,
 )
@@ -398,8 +399,33 @@ class TestConfigs:
                 32 if layer.element_bytes == 1 else 16
             )
             columns = config.block_n * (2 if layer.op == "norm_gated" else 1)
-            stage = (columns + block_m(m, config)) * config.block_k * layer.element_bytes
-            assert stage <= 227 << 10
+            bytes_of_one = (columns + block_m(m, config)) * layer.element_bytes
+            for room in (223 << 10, 95 << 10):  # of a Hopper GPU, and of one for desktops
+                block_k, tail, stages = cut(config, layer.k, bytes_of_one, room)
+                whole = layer.k // block_k == 1 and config.split_k == 1
+                held = block_k + tail if whole else stages * block_k
+                assert held * bytes_of_one <= room
+                assert whole or stages >= 2
+
+    def test_a_hopper_gpu_has_room_for_the_choice(self) -> None:
+        """What was measured there is what runs there."""
+        for shape, m in itertools.product(("smollm2-135m", "llama-1b", "llama-8b"), (8, 32, 64)):
+            for layer in layers_of(shape, 2):
+                config = pick(layer, m)
+                columns = config.block_n * (2 if layer.op == "norm_gated" else 1)
+                found = cut(config, layer.k, 2 * (columns + block_m(m, config)), 223 << 10)
+                assert found.stages == config.num_stages or layer.k < 2 * config.block_k
+                assert found.block_k == min(config.block_k, 512 if layer.k == 576 else layer.k)
+
+    @pytest.mark.parametrize("k", [16, 100, 576, 896, 4096, 14336])
+    def test_blocks_and_tail_are_all_of_k(self, k: int) -> None:
+        """In however little memory."""
+        for block_k, split_k, room in itertools.product((16, 256, 1024), (1, 2), (1 << 30, 30_000)):
+            found = cut(Config("dot", 16, block_k, split_k), k, 64, room)
+            blocks, rest = divmod(k, found.block_k)
+            assert blocks >= 1
+            assert rest <= found.tail < max(2 * rest, 17)
+            assert found.stages >= 1
 
     @pytest.mark.parametrize("op", ["linear", "linear_residual", "norm_linear", "norm_gated"])
     def test_any_layer_has_a_choice(self, op: Op) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Op = Literal["linear", "linear_residual", "norm_linear", "norm_gated"]
 
@@ -83,6 +83,39 @@ def block_m(m: int, config: Config) -> int:
     return 1 if config.kind == "vec" else max(16, row_bucket(m))
 
 
+class Cut(NamedTuple):
+    """How a program goes along K: in blocks, so many of them in flight, and what is left behind them."""
+
+    block_k: int
+    tail: int  # 0 where K is a multiple of a block
+    stages: int
+
+
+def cut(config: Config, k: int, column_bytes: int, room: int, least: int = 16) -> Cut:
+    """As the config says, or in smaller blocks and with fewer in flight where a GPU has no more shared memory.
+
+    Args:
+        column_bytes: of all tiles that a program multiplies, for one place of K.
+        room: bytes of shared memory for one program.
+        least: places of K that are multiplied at a time.
+    """
+    block_k = max(least, min(config.block_k, power_of_two(k)))
+    while True:
+        rest = k % block_k
+        tail = max(least, power_of_two(rest, up=True)) if rest else 0
+        at_once = k // block_k == 1 and config.split_k == 1
+        held = block_k + tail if at_once else 2 * block_k
+        if held * column_bytes <= room or block_k == least:
+            stages = min(config.num_stages, max(1, room // (block_k * column_bytes)))
+            return Cut(block_k, tail, stages)
+        block_k //= 2
+
+
+def power_of_two(n: int, *, up: bool = False) -> int:
+    """The nearest power of two not above `n`, or not below."""
+    return 1 << (n - 1).bit_length() if up else 1 << (n.bit_length() - 1)
+
+
 def pick(layer: Layer, m: int) -> Config:
     """The best guess for `m` rows: what `benchmarks/layers.py` found fastest on an H200, by kind of layer.
 
@@ -111,31 +144,36 @@ def _pick_one_row(layer: Layer, small: bool) -> Config:
     if small and layer.k > 1024:
         return Config("vec", 2, 1024, num_warps=2, num_stages=2)
     if small:
-        return Config("vec", 4, 1024, num_stages=2)
-    if layer.narrows or layer.k < 4096:
+        return Config("vec", 2, 512, num_warps=1, num_stages=2)
+    if layer.k < 4096 or layer.n < 4096:
         return Config("vec", 2, 2048, num_stages=3)
-    if layer.has_norm:  # each program would read all of the row again
+    # The norm comes before: each program would read all of the row once more for it.
+    if layer.op == "norm_gated":
+        return Config("vec", 1, 4096, num_warps=8, num_stages=3, fuse_norm=False)
+    if layer.has_norm:
         return Config("vec", 4, 1024, num_stages=3, fuse_norm=False)
     return Config("vec", 8, 512, num_stages=4)
 
 
 def _pick_small(layer: Layer, bucket: int) -> Config:
+    if layer.op == "norm_gated" and bucket == 16:
+        return Config("dot", 32, 512, num_warps=8, num_stages=3)
     if layer.op == "norm_gated" or (layer.has_norm and bucket == 64):
         return Config("dot", 16, 256, num_stages=3, fuse_norm=False)
     if layer.op in ("norm_linear", "linear"):
         return Config("dot", 16, 512, num_warps=4 if bucket == 16 else 8, num_stages=3)
     if layer.k > 1024:
-        return Config("dot", 16, 256, num_stages=4)
+        return Config("dot", 16, 256, split_k=2, num_stages=4)
     return Config("dot", 16, 512, num_stages=3)
 
 
 def _pick_large(layer: Layer, bucket: int) -> Config:
     if layer.op == "norm_gated":
-        if bucket == 16:
+        if bucket == 64:
+            return Config("dot", 64, 128, num_stages=3, fuse_norm=False)
+        if bucket == 16 and layer.n < 96 * MULTIPROCESSORS:
             return TORCH
-        if bucket == 32:
-            return Config("dot", 128, 128, num_warps=8, num_stages=3, fuse_norm=False)
-        return Config("dot", 64, 128, num_stages=3, fuse_norm=False)
+        return Config("dot", 128, 128, num_warps=8, num_stages=3, fuse_norm=False)
     if layer.op == "linear_residual":
         # Half as many programs as multiprocessors, each with a long way along K: two share it.
         split = 2 if layer.n <= 16 * MULTIPROCESSORS and layer.narrows else 1

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .linear_configs import LARGE_BYTES, Config, Layer, Op, block_m, pick
+from .linear_configs import LARGE_BYTES, Config, Layer, Op, block_m, cut, pick, power_of_two
 from .scaled import Scaled, Weight, multiply, values_of
 from .triton_early import early_options
 from .triton_linear_kernels import linear_kernel
@@ -29,7 +29,6 @@ from .triton_rows import (
     Launch,
     Norm,
     gated,
-    power_of_two,
     rms_norm,
     round_rows,
 )
@@ -125,12 +124,10 @@ def plan(
         raise ValueError("a layer with an activation cannot be split along K")
     height = block_m(m, config)
     least = 16 if row_scale is None else 32  # columns that tensor cores multiply at a time
-    block_k = max(least, min(config.block_k, power_of_two(k)))
-    rest = k % block_k
     values, scale = weight if isinstance(weight, Scaled) else (weight, None)
     columns = config.block_n * (2 if activation else 1)
-    stage_bytes = (height * x.itemsize + columns * values.itemsize) * block_k
-    stages = min(config.num_stages, max(1, _shared_bytes() // stage_bytes))
+    column_bytes = height * x.itemsize + columns * values.itemsize
+    way = cut(config, k, column_bytes, _shared_bytes(), least)
     grid = (-(-n // config.block_n), config.split_k, -(-m // height))
     partial = arrived = None
     if config.split_k > 1:
@@ -148,15 +145,15 @@ def plan(
         "VEC": config.kind == "vec",
         "BLOCK_M": height,
         "BLOCK_N": config.block_n,
-        "BLOCK_K": block_k,
-        "TAIL": max(least, power_of_two(rest, up=True)) if rest else 0,
+        "BLOCK_K": way.block_k,
+        "TAIL": way.tail,
         "SQUARES": max(16, min(_SQUARES // height, 4096, power_of_two(k, up=True))),
         "SPLIT": config.split_k,
-        "STAGES": stages,
+        "STAGES": way.stages,
         "EVICT": "evict_first" if values.numel() * values.itemsize >= LARGE_BYTES else "",
         "EMULATED": EMULATED,
         "num_warps": config.num_warps,
-        "num_stages": stages,
+        "num_stages": way.stages,
     }
     return Launch(linear_kernel, grid, tensors + numbers, options | early_options(m))
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .linear_configs import power_of_two
 from .scaled import FP8, LARGEST
 from .triton_early import early_options
 from .triton_row_kernels import (
@@ -97,8 +98,3 @@ def gated(gate_up: Tensor, activation: Activation) -> Tensor:
 
 def _how(rows: int) -> dict[str, Any]:
     return {"EMULATED": EMULATED} | early_options(rows)
-
-
-def power_of_two(n: int, *, up: bool = False) -> int:
-    """The nearest power of two not above `n`, or not below."""
-    return 1 << (n - 1).bit_length() if up else 1 << (n.bit_length() - 1)
