@@ -29,11 +29,12 @@ from paceline.server.config import ModelConfig
 from paceline.server.runner.hardware import pick_threads
 from paceline.server.runner.openvino_cache import recall
 from paceline.server.runner.openvino_model import PAGE_SIZE, page
+from paceline.server.runner.openvino_runner import TYPES
 from paceline.server.runner.sources import resolve
 
 FIRST, RUNS, PAST, ROWS, PAGES = 4, 21, 100, 32, 512
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
-COMPUTES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+COMPUTES = {name: TYPES[dtype] for name, dtype in DTYPES.items()}
 
 
 def ours(precision: str) -> ov.Model:

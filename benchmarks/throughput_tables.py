@@ -116,15 +116,14 @@ def streams(results: Result, reference: Result) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for count, unit in units.items():
         for level in unit["levels"]:
-            ttft, tpot = level["ttft_ms"], level["tpot_ms"]
             peer = reference["streams"].get(str(level["concurrency"]))
             yield row(
                 [
                     "default" if count == "auto" else count,
                     f"{level['concurrency']}",
                     rate(level["output_tok_s"]),
-                    f"{ttft['mean']:.1f} / {ttft['p50']:.1f} / {ttft['p99']:.1f}",
-                    f"{tpot['mean']:.2f} / {tpot['p99']:.2f}",
+                    _ms(level["ttft_ms"], "mean", "p50", "p99"),
+                    _ms(level["tpot_ms"], "mean", "p99", digits=2),
                     f"{level['client_busiest']:.0%}",
                     span(peer, "output_tok_s"),
                     f"{span(peer, 'ttft_mean_ms')} / {span(peer, 'ttft_p99_ms')}" if peer else "",
@@ -197,7 +196,10 @@ def several(results: Result, reference: Result) -> Iterator[str]:
         shape, _, engines = name.rpartition("-")
         what = f"{shape}, engines: {engines}" if engines.isdecimal() else name
         for level in unit["levels"]:
-            ttft, tpot = level["ttft_ms"], level["tpot_ms"]
             cells = [what, f"{level['concurrency']}", rate(level["output_tok_s"])]
-            cells += [f"{ttft['p50']:.1f} / {ttft['p99']:.1f}"]
-            yield row([*cells, f"{tpot['mean']:.2f} / {tpot['p99']:.2f}"])
+            cells += [_ms(level["ttft_ms"], "p50", "p99")]
+            yield row([*cells, _ms(level["tpot_ms"], "mean", "p99", digits=2)])
+
+
+def _ms(found: dict[str, float], *keys: str, digits: int = 1) -> str:
+    return " / ".join(f"{found[key]:.{digits}f}" for key in keys)

@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from paceline.server.request import (
 )
 from paceline.server.runner import fused_model
 from paceline.server.runner.loading import LoadedModel
-from paceline.server.runner.make import make_runner
+from paceline.server.runner.make import load_runner, make_runner
 from paceline.server.runner.paged_runner import PagedRunner
 from paceline.server.runner.scaled import Scaled, join
 from paceline.server.runner.triton_rows import round_rows
@@ -191,6 +192,19 @@ def test_fp8_refusals() -> None:
         join([Scaled.of(torch.ones(rows, 32)) for rows in (8, 16)])
     with pytest.raises(SetupError, match="needs fused layers, which llama, mistral"):
         Drive("gpt2", quantization="fp8")
+
+
+@pytest.mark.parametrize("setting", [{"fused_layers": False}, {"compile": "on"}])
+def test_fp8_and_other_layers(
+    setting: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Are refused before anything is read: there is no model in that folder."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (9, 0))
+    wanted = {"model": str(tmp_path), "quantization": "fp8", **setting}
+
+    with pytest.raises(SetupError, match="neither --no-fused-layers nor --compile on"):
+        load_runner(ModelConfig.model_validate(wanted), EngineConfig())
 
 
 def test_fp8_is_asked_of_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:

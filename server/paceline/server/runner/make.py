@@ -30,6 +30,7 @@ def load_runner(model: ModelConfig, engine: EngineConfig) -> Loaded:
         from .leading import load_leader
 
         return load_leader(model, engine)
+    _check(pick_device(model.device), model)  # before weights are read
     if (recalled := _recall(model, engine)) is not None:
         return recalled
     from . import attention
@@ -74,6 +75,10 @@ def _check(device: torch.device, config: ModelConfig) -> None:
             raise SetupError("--quantization fp8 needs a GPU of compute capability 8.9 or more")
         if config.attention == "sdpa":
             raise SetupError("--quantization fp8 does not go together with --attention sdpa")
+        if config.compile == "on" or not config.fused_layers:
+            raise SetupError(
+                "--quantization fp8 needs fused layers: neither --no-fused-layers nor --compile on"
+            )
     if config.compile == "on" and (not on_gpu or config.attention == "sdpa"):
         raise SetupError("--compile on needs a GPU and its own attention; nothing else is compiled")
     if config.attention == "triton" and not on_gpu:
@@ -116,7 +121,6 @@ def _recall(config: ModelConfig, engine: EngineConfig) -> Loaded | None:
     device = pick_device(config.device)
     if device.type != "cpu" or config.runtime == "torch" or config.dummy_weights is not None:
         return None
-    _check(device, config)
     try:
         _may_use_openvino(engine)
     except _Unable:

@@ -24,7 +24,7 @@ from .memory import pages_that_fit
 from .openvino_cache import Converted
 from .openvino_model import PAGE_SIZE, page
 
-_TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 @dataclass(slots=True)
@@ -120,12 +120,12 @@ class OpenVinoRunner:
         assert engine.page_size == PAGE_SIZE
         self._engine = engine
         core = ov.Core()
-        computes = _TYPES[found.shape.dtype]
+        computes = TYPES[found.shape.dtype]
         can = computes.upper() in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         # Release 2026.4 joins an MLP below float32, and then ends with SIGFPE where one thread computes.
         if not can or min(num_threads, cores.usable() or num_threads) < 2:
             computes = "f32"
-        dtype = next(dtype for dtype, name in _TYPES.items() if name == computes)
+        dtype = next(dtype for dtype, name in TYPES.items() if name == computes)
         shape = dataclasses.replace(found.shape, dtype=dtype)
         versions = dict(found.info.versions) | {"openvino": ov.__version__}
         self.info = dataclasses.replace(found.info, versions=versions)

@@ -268,8 +268,6 @@ def _computes(loaded: LoadedModel, config: ModelConfig, context: int) -> Compute
     if config.fused_layers and config.compile != "on" and fits(loaded.model):
         return FusedModel(loaded.model, context, fp8=loaded.device if fp8 else None)
     if fp8:
-        raise SetupError(
-            f"--quantization fp8 needs fused layers, which {', '.join(FAMILIES)} have, and not --compile on"
-        )
+        raise SetupError(f"--quantization fp8 needs fused layers, which {', '.join(FAMILIES)} have")
     compiled = config.compile == "on" or (config.compile == "auto" and config.cuda_graphs)
     return PagedModel(loaded.model, compiled and loaded.device.type == "cuda")

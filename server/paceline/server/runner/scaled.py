@@ -16,7 +16,7 @@ from ..errors import SetupError
 
 FP8 = torch.float8_e4m3fn
 LARGEST = 448.0  # of E4M3
-_LEAST = 1e-12  # stands for the largest value of a row of zeros
+LEAST = 1e-12  # stands for the largest value of a row of zeros
 _MULTIPLE = 16  # what torch's product asks of a weight's sides
 
 
@@ -33,7 +33,7 @@ class Scaled(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor) -> Scaled:
-        scale = weight.abs().amax(1).float().clamp_min_(_LEAST) / LARGEST
+        scale = weight.abs().amax(1).float().clamp_min_(LEAST) / LARGEST
         return cls((weight.float() / scale[:, None]).to(FP8), scale)
 
 

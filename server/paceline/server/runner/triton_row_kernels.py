@@ -74,6 +74,12 @@ def normed(
 
 
 @triton.jit
+def norm_scale(x, eps, K: tl.constexpr):
+    """What a whole row `[1, K]` is multiplied by before the norm's weights."""
+    return tl.rsqrt(tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1) / K + eps)
+
+
+@triton.jit
 def activated(gate, up, ACTIVATION: tl.constexpr, DTYPE: tl.constexpr, EMULATED: tl.constexpr):
     """`act(gate) * up`, rounded where the model's own modules round. Both in float32 and so is the result."""
     gate = rounded(gate, DTYPE, EMULATED).to(tl.float32)
@@ -96,7 +102,7 @@ def rms_norm_kernel(
     await_previous(EARLY)
     row = tl.program_id(0) + tl.arange(0, 1)
     x = load_last_tile(x_ptr, row, stride_x, 0, K, BLOCK, "")
-    scale = tl.rsqrt(tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1) / K + eps)
+    scale = norm_scale(x, eps, K)
     at = tl.arange(0, BLOCK)[None, :]
     y = normed(x, scale, norm_ptr, offset, 0, K, BLOCK, NORM, EMULATED)
     tl.store(out_ptr + row.to(tl.int64)[:, None] * K + at, y, mask=at < K)
@@ -120,20 +126,23 @@ def gate_kernel(
 
 @triton.jit
 def round_rows_kernel(
-    x_ptr, norm_ptr, out_ptr, scale_ptr, stride_x, eps, offset, LARGEST: tl.constexpr,
+    x_ptr, norm_ptr, out_ptr, scale_ptr, stride_x, eps, offset,
+    LARGEST: tl.constexpr, LEAST: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, EMULATED: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """A program norms one row, if asked to, and rounds it to fp8, its largest value to LARGEST. Grid: rows."""
+    """A program norms one row, if asked to, and rounds it to fp8. Grid: rows.
+
+    Its largest value becomes LARGEST; in a row of zeros LEAST stands for it.
+    """
     await_previous(EARLY)
     row = tl.program_id(0) + tl.arange(0, 1)
     x = load_last_tile(x_ptr, row, stride_x, 0, K, BLOCK, "")
     if NORM != 0:
-        norm = tl.rsqrt(tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1) / K + eps)
-        x = normed(x, norm, norm_ptr, offset, 0, K, BLOCK, NORM, EMULATED)
+        x = normed(x, norm_scale(x, eps, K), norm_ptr, offset, 0, K, BLOCK, NORM, EMULATED)
     at = tl.arange(0, BLOCK)[None, :]
     x = tl.where(at < K, x.to(tl.float32), 0.0)
-    scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / LARGEST
+    scale = tl.maximum(tl.max(tl.abs(x), axis=1), LEAST) / LARGEST
     tl.store(scale_ptr + row, scale)
     x = x / scale[:, None]
     # The interpreter loses the carry where three bits round up to the next power of two.

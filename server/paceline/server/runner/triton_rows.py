@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .linear_configs import power_of_two
-from .scaled import FP8, LARGEST
+from .scaled import FP8, LARGEST, LEAST
 from .triton_early import early_options
 from .triton_row_kernels import (
     GELU_TANH,
@@ -79,7 +79,12 @@ def round_rows(x: Tensor, norm: Norm | None = None) -> tuple[Tensor, Tensor]:
     if out.numel():
         weight, eps, offset = norm or (None, 0.0, 0.0)
         args = (x, weight, out, scale, x.stride(0), eps, offset)
-        sizes = {"LARGEST": LARGEST, "K": k, "BLOCK": max(16, power_of_two(k, up=True))}
+        sizes = {
+            "LARGEST": LARGEST,
+            "LEAST": LEAST,
+            "K": k,
+            "BLOCK": max(16, power_of_two(k, up=True)),
+        }
         kind = {"NORM": norm.kind if norm else 0}
         Launch(round_rows_kernel, (m,), args, sizes | kind | _how(m)).run()
     return out, scale
