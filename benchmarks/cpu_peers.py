@@ -71,7 +71,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
         return json_of([sys.executable, "-P", *command])
 
     for p in arguments.precisions.split(","):
-        for rows in arguments.rows.split(","):
+        for rows in [] if arguments.rows == "none" else arguments.rows.split(","):
             yield Case(
                 f"{p}, {rows} rows",
                 partial(ours, p, rows),
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workload", type=Path)
     parser.add_argument("--precisions", default="fp32,int8", help="of fp32, bf16, int8")
-    parser.add_argument("--rows", default="32,8")
+    parser.add_argument("--rows", default="32,8", help="of files; none: one stream alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=1, help="counted passes of each run")
     parser.add_argument("--dummy-weights", help="shape of ours, in place of the embedded model")

@@ -210,11 +210,8 @@ def _chosen(ways: Mapping[Layer, Config]) -> Iterator[None]:
 @contextmanager
 def _launched(early: bool) -> Iterator[None]:
     """Within, kernels are launched early where the GPU can and `early` says so."""
-    triton_early.allow(early)
-    try:
+    with mock.patch.object(triton_early, "_allowed", early and triton_early._allowed):
         yield
-    finally:
-        triton_early.allow(True)
 
 
 def _decode_step(rows: int, pages: int, device: torch.device) -> PagedStep:

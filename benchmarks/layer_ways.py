@@ -17,7 +17,8 @@ from paceline.server.runner.linear_configs import (
     row_bucket,
 )
 
-# Of shared memory: more than half of a multiprocessor's, so that it holds one program, and all that a program gets.
+# Of shared memory, all that is in flight counted: more than half of a multiprocessor's, so that few programs fit, and
+# all that a program gets.
 ABOVE_BYTES, MOST_BYTES = 114 << 10, 222 << 10
 LEAST_STAGES, MOST_STAGES = 3, 12
 LEAST_TILE, MOST_TILE = 4096, 16384  # weights that a program multiplies at a time
@@ -99,7 +100,7 @@ def _tiles(ns: tuple[int, ...], ks: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def _stages(layer: Layer, m: int, block_n: int, block_k: int) -> list[int]:
-    """The fewest and the most blocks in flight with which one program fills a multiprocessor."""
+    """The fewest and the most blocks in flight with which a program takes most of a multiprocessor."""
     columns = 2 * block_n if layer.op == "norm_gated" else block_n
     stage_bytes = (columns + block_m(m, Config())) * block_k * layer.element_bytes
     fewest = max(LEAST_STAGES, ABOVE_BYTES // stage_bytes + 1)

@@ -102,6 +102,10 @@ def events(profiler: Any) -> list[Event]:
 def summary(found: Iterable[Event], steps: int) -> dict[str, Any]:
     """Kernels, waiting calls and the busy share. Where nothing ran on a device, operators stand for kernels."""
     found = list(found)
+    if not found:
+        raise RuntimeError(
+            "the profiler saw nothing: on a CPU, torch must compute (--runtime torch)"
+        )
     device = [event for event in found if event.on_device]
     host = [event for event in found if not event.on_device]
     timed = device or host

@@ -60,6 +60,11 @@ class TestProfile:
         events = [Event("a", True, 0, 10), Event("b", True, 5, 10), Event("c", True, 30, 5)]
         assert covered(events) == 20
 
+    def test_nothing_seen_is_told(self) -> None:
+        """As where OpenVINO computes."""
+        with pytest.raises(RuntimeError, match="--runtime torch"):
+            summary([], steps=2)
+
     def test_the_summary_tells_kernels_from_waiting(self) -> None:
         """Shares are of the device's time; calls by which the host waits are counted for each step."""
         events = [
@@ -117,9 +122,13 @@ class TestEngineRuns:
         assert found["compared"] == 4
         assert found["identical"] == (found["different"] == [])
 
-    def test_a_profile_names_operators(self, tiny: tuple[Loaded, str]) -> None:
-        """Without a device, operators of the host stand for kernels."""
-        found = profile_gpu.measure(tiny[0], rows=2)
+    def test_a_profile_names_operators(self, tmp_path: Path) -> None:
+        """Without a device, torch's operators stand for kernels."""
+        model, _ = smoke(tmp_path)
+        flags = ["--dummy-weights", model, "--device", "cpu", "--runtime", "torch"]
+        loaded = Loaded([*flags, "--num-threads", "1", "--max-batch-size", "4"])
+        found = profile_gpu.measure(loaded, rows=2)
+        loaded.close()
         assert any(line["name"].startswith("aten::") for line in found["top"])
         assert found["device_busy_share"] is None
 
@@ -204,6 +213,23 @@ def test_parts_take_the_shapes_they_are_about() -> None:
     ]
     assert shapes_of("steps", ["llama-8b"]) == ["llama-8b"]
     assert shapes_of("ladder", ["llama-8b", "smollm2-135m"]) == ["smollm2-135m"]
+
+
+@pytest.mark.parametrize(
+    ("page", "results"),
+    [("performance", ["gpu"]), ("performance-h200", ["gpu_h200", "gpu_h200_x2"])],
+)
+def test_tables_of_a_page_are_of_the_runs_beside_it(
+    page: str, results: list[str], tmp_path: Path
+) -> None:
+    """Nobody has to remember to make them anew."""
+    kept, made = ROOT / f"docs/{page}.md", tmp_path / "page.md"
+    made.write_text(kept.read_text())
+    files = [str(ROOT / f"benchmarks/results/{name}.json") for name in results]
+
+    tables.main([*files, "--update", str(made)])
+
+    assert made.read_text() == kept.read_text()
 
 
 def test_tables_replace_what_stands_between_the_marks() -> None:

@@ -24,7 +24,7 @@ from paceline.server.request import (
     SamplingParams,
     StoppingParams,
 )
-from paceline.server.runner import fused_model
+from paceline.server.runner import fused_model, triton_early
 from paceline.server.runner.loading import LoadedModel
 from paceline.server.runner.make import load_runner, make_runner
 from paceline.server.runner.paged_runner import PagedRunner
@@ -184,6 +184,17 @@ def _round_layers(model: torch.nn.Module) -> None:
             module.weight.data = weight.values.float() * weight.scale[:, None]
             module.register_forward_pre_hook(rounded)
             module.register_forward_hook(lambda _module, _inputs, out: out.bfloat16().float())
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_early_launches_are_a_setting(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the runner, for all of its kernels."""
+    monkeypatch.setattr(triton_early, "_allowed", not wanted)  # put back behind the test
+    runner = Drive("llama", early_launch=wanted).runner
+
+    monkeypatch.setattr(triton_early, "can", lambda: True)
+    assert triton_early.early_options(8)["EARLY"] is wanted
+    runner.close()
 
 
 def test_fp8_refusals() -> None:

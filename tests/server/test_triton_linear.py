@@ -19,6 +19,7 @@ from paceline.server.runner.dummy import shape_config
 from paceline.server.runner.linear_configs import (
     TORCH,
     Config,
+    Cut,
     Layer,
     Op,
     block_m,
@@ -46,6 +47,7 @@ WAYS = {
 SHAPES = [(1, 16, 128), (3, 21, 77), (18, 5, 7)]
 # Rows in one tile of either height; without tensor cores each row is programs of its own.
 ROWS_OF_KIND = {"dot": (7, 20), "vec": (3,), "torch": ()}
+HOPPER, DESKTOP = 223 << 10, 95 << 10  # bytes of shared memory for one program
 ONE_ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 every_way = pytest.mark.parametrize("config", WAYS.values(), ids=WAYS.keys())
@@ -398,36 +400,55 @@ class TestConfigs:
             assert config.kind == "vec" or config.block_k >= (
                 32 if layer.element_bytes == 1 else 16
             )
-            columns = config.block_n * (2 if layer.op == "norm_gated" else 1)
-            bytes_of_one = (columns + block_m(m, config)) * layer.element_bytes
-            for room in (223 << 10, 95 << 10):  # of a Hopper GPU, and of one for desktops
-                block_k, tail, stages = cut(config, layer.k, bytes_of_one, room)
+            for room in (HOPPER, DESKTOP):
+                block_n, block_k, tail, stages = cut_for(layer, m, config, room)
                 whole = layer.k // block_k == 1 and config.split_k == 1
-                held = block_k + tail if whole else stages * block_k
-                assert held * bytes_of_one <= room
+                place = row_bytes(layer, m, config) + block_n * output_bytes(layer)
+                assert (block_k + tail if whole else stages * block_k) * place <= room
                 assert whole or stages >= 2
 
     def test_a_hopper_gpu_has_room_for_the_choice(self) -> None:
         """What was measured there is what runs there."""
-        for shape, m in itertools.product(("smollm2-135m", "llama-1b", "llama-8b"), (8, 32, 64)):
+        for shape, m in itertools.product(("smollm2-135m", "llama-1b", "llama-8b"), (1, 8, 32, 64)):
             for layer in layers_of(shape, 2):
-                config = pick(layer, m)
-                columns = config.block_n * (2 if layer.op == "norm_gated" else 1)
-                found = cut(config, layer.k, 2 * (columns + block_m(m, config)), 223 << 10)
-                assert found.stages == config.num_stages or layer.k < 2 * config.block_k
+                if (config := pick(layer, m)) == TORCH:
+                    continue
+                found = cut_for(layer, m, config, HOPPER)
+                assert found.block_n == config.block_n
                 assert found.block_k == min(config.block_k, 512 if layer.k == 576 else layer.k)
+                assert found.stages == config.num_stages or layer.k < 2 * config.block_k
+
+    def test_less_room_is_met_by_narrower_tiles_first(self) -> None:
+        """Of a wide gate on a GPU for desktops."""
+        config = Config("dot", 128, 128, num_warps=8, num_stages=3)
+        found = cut_for(Layer("norm_gated", 14336, 4096), 32, config, DESKTOP)
+
+        assert found == (32, 128, 0, 3)
+
+    def test_amd_has_one_figure_of_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its properties have no other."""
+
+        class Properties:
+            shared_memory_per_block = 65536
+
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties())
+        room = triton_linear._shared_bytes.__wrapped__(torch.device("cuda", 0))
+
+        assert 0 < room < 65536
 
     @pytest.mark.parametrize("k", [16, 100, 576, 896, 4096, 14336])
     def test_blocks_and_tail_are_all_of_k(self, k: int) -> None:
         """In however little memory."""
         for block_k, split_k, room in itertools.product((16, 256, 1024), (1, 2), (1 << 30, 30_000)):
-            found = cut(Config("dot", 16, block_k, split_k), k, 64, room)
+            found = cut(Config("dot", 16, block_k, split_k), k, 32, 2, room)
             blocks, rest = divmod(k, found.block_k)
             assert blocks >= 1
             assert rest <= found.tail < max(2 * rest, 17)
             assert found.stages >= 1
 
-    @pytest.mark.parametrize("op", ["linear", "linear_residual", "norm_linear", "norm_gated"])
+    @pytest.mark.parametrize(
+        "op", ["linear", "linear_residual", "norm_linear", "norm_gated", "output"]
+    )
     def test_any_layer_has_a_choice(self, op: Op) -> None:
         """Also one of a size that nobody measured."""
         for n, k, m in itertools.product(
@@ -436,6 +457,22 @@ class TestConfigs:
             config = pick(Layer(op, n, k), m)
 
             assert op != "norm_gated" or config.split_k == 1
+
+
+def row_bytes(layer: Layer, m: int, config: Config) -> int:
+    """Rows are rounded to fp8 for tensor cores alone."""
+    rounded = layer.element_bytes == 1 and config.kind == "dot"
+    return block_m(m, config) * (1 if rounded else 2)
+
+
+def output_bytes(layer: Layer) -> int:
+    return layer.element_bytes * (2 if layer.op == "norm_gated" else 1)
+
+
+def cut_for(layer: Layer, m: int, config: Config, room: int) -> Cut:
+    """As the kernel is cut on a GPU with so much room."""
+    least = 32 if layer.element_bytes == 1 and config.kind == "dot" else 16
+    return cut(config, layer.k, row_bytes(layer, m, config), output_bytes(layer), room, least)
 
 
 def layers_of(shape: str, element_bytes: int) -> list[Layer]:
@@ -449,5 +486,5 @@ def layers_of(shape: str, element_bytes: int) -> list[Layer]:
         Layer("linear_residual", hidden, hidden, element_bytes),
         Layer("norm_gated", inner, hidden, element_bytes),
         Layer("linear_residual", hidden, inner, element_bytes),
-        Layer("norm_linear", config.vocab_size, hidden),
+        Layer("output", config.vocab_size, hidden),
     ]

@@ -2,8 +2,8 @@
 
 transformers loads the weights and stays the reference (`tests/server/test_paged_runner.py`). Here its layer is six
 kernels: norm + QKV, rotation + storing, attention, output + residual, norm + gate/up + activation, down + residual.
-Small batches are bound by how many kernels start, so norms and activations ride on the products
-(`triton_linear`); large ones by the products, which are cuBLAS's then.
+Small batches of a small model are bound by how many kernels start, so norms and activations ride on the products
+(`triton_linear`, which takes norms apart again where weights are large); large ones by the products, cuBLAS's then.
 """
 
 from __future__ import annotations

@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Op = Literal["linear", "linear_residual", "norm_linear", "norm_gated"]
+Op = Literal["linear", "linear_residual", "norm_linear", "norm_gated", "output"]
 
 ROW_BUCKETS = (1, 16, 32, 64)
 MULTIPROCESSORS = 132  # of a Hopper GPU; the guess is for that size
 SMALL_BYTES = 8 << 20  # a layer whose weights are read in the time of a launch or two
 LARGE_BYTES = 32 << 20  # weights that would push everything else out of the L2 cache
 _HUGE_BYTES = 512 << 20
+_NARROW = 32  # outputs of a program that are not made fewer for want of memory
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A linear layer with what is fused to it. `n` counts outputs: the weights of `norm_gated` are `[2n, k]`."""
+    """A linear layer with what is fused to it. `n` counts outputs: the weights of `norm_gated` are `[2n, k]`.
+
+    `output` is a `norm_linear` whose outputs are the vocabulary.
+    """
 
     op: Op
     n: int
@@ -33,7 +37,7 @@ class Layer:
 
     @property
     def has_norm(self) -> bool:
-        return self.op in ("norm_linear", "norm_gated")
+        return self.op in ("norm_linear", "norm_gated", "output")
 
     @property
     def narrows(self) -> bool:
@@ -84,31 +88,40 @@ def block_m(m: int, config: Config) -> int:
 
 
 class Cut(NamedTuple):
-    """How a program goes along K: in blocks, so many of them in flight, and what is left behind them."""
+    """A program's tiles: so many outputs, along K in blocks with several in flight, and what is left behind them."""
 
+    block_n: int
     block_k: int
     tail: int  # 0 where K is a multiple of a block
     stages: int
 
 
-def cut(config: Config, k: int, column_bytes: int, room: int, least: int = 16) -> Cut:
-    """As the config says, or in smaller blocks and with fewer in flight where a GPU has no more shared memory.
+def cut(
+    config: Config, k: int, row_bytes: int, output_bytes: int, room: int, least: int = 16
+) -> Cut:
+    """As the config says, or smaller where a GPU has not the shared memory for it: first narrower, then shorter.
 
     Args:
-        column_bytes: of all tiles that a program multiplies, for one place of K.
-        room: bytes of shared memory for one program.
+        row_bytes: of a program's rows, for one place of K.
+        output_bytes: of the weights of one output, for one place of K.
+        room: bytes of shared memory for one program. All that is in flight is counted to it, which is more than
+            what Triton takes.
         least: places of K that are multiplied at a time.
     """
-    block_k = max(least, min(config.block_k, power_of_two(k)))
+    block_n, block_k = config.block_n, max(least, min(config.block_k, power_of_two(k)))
     while True:
         rest = k % block_k
         tail = max(least, power_of_two(rest, up=True)) if rest else 0
+        place = row_bytes + block_n * output_bytes
+        stages = room // (block_k * place)
         at_once = k // block_k == 1 and config.split_k == 1
-        held = block_k + tail if at_once else 2 * block_k
-        if held * column_bytes <= room or block_k == least:
-            stages = min(config.num_stages, max(1, room // (block_k * column_bytes)))
-            return Cut(block_k, tail, stages)
-        block_k //= 2
+        fits = (block_k + tail) * place <= room if at_once else stages >= min(3, config.num_stages)
+        if fits or (block_n <= _NARROW and block_k == least):
+            return Cut(block_n, block_k, tail, max(1, min(config.num_stages, stages)))
+        if block_n > _NARROW:
+            block_n //= 2
+        else:
+            block_k //= 2
 
 
 def power_of_two(n: int, *, up: bool = False) -> int:
@@ -117,18 +130,19 @@ def power_of_two(n: int, *, up: bool = False) -> int:
 
 
 def pick(layer: Layer, m: int) -> Config:
-    """The best guess for `m` rows: what `benchmarks/layers.py` found fastest on an H200, by kind of layer.
+    """The best guess for `m` rows: what searches by `benchmarks/layers.py` found fastest on an H200, by kind of layer.
 
-    Programs that start early (`triton_early`) meet a GPU that is not empty, and would crowd where there is room: those
-    for several rows therefore take so many stages that a multiprocessor's shared memory holds one of them.
+    Layers of 135M, 1B and 8B were measured; for other sizes it is a guess. Several rows of a large layer take
+    most of a multiprocessor's shared memory: programs that start early (`triton_early`) meet a GPU that is not empty,
+    and where many fit they crowd on few multiprocessors.
     """
     bucket, small = row_bucket(m), layer.weight_bytes < SMALL_BYTES
-    if layer.n > 16 * layer.k:
+    if layer.op == "output":
         return _pick_output(layer, bucket)
     if bucket == 1:
         return _pick_one_row(layer, small)
     if layer.element_bytes == 1:
-        return _pick_fp8(layer, bucket)
+        return _pick_fp8(layer, bucket, small)
     if small:
         return _pick_small(layer, bucket)
     return _pick_large(layer, bucket)
@@ -171,9 +185,9 @@ def _pick_large(layer: Layer, bucket: int) -> Config:
     if layer.op == "norm_gated":
         if bucket == 64:
             return Config("dot", 64, 128, num_stages=3, fuse_norm=False)
-        if bucket == 16 and layer.n < 96 * MULTIPROCESSORS:
-            return TORCH
-        return Config("dot", 128, 128, num_warps=8, num_stages=3, fuse_norm=False)
+        if layer.n >= 96 * MULTIPROCESSORS:
+            return Config("dot", 128, 128, num_warps=8, num_stages=3, fuse_norm=False)
+        return TORCH if bucket == 16 else Config("dot", 32, 128, num_stages=5, fuse_norm=False)
     if layer.op == "linear_residual":
         # Half as many programs as multiprocessors, each with a long way along K: two share it.
         split = 2 if layer.n <= 16 * MULTIPROCESSORS and layer.narrows else 1
@@ -188,10 +202,12 @@ def _pick_large(layer: Layer, bucket: int) -> Config:
     return Config("dot", 32, 256, num_stages=5, fuse_norm=False)
 
 
-def _pick_fp8(layer: Layer, bucket: int) -> Config:
+def _pick_fp8(layer: Layer, bucket: int, small: bool) -> Config:
     """Beyond 32 rows torch's product of fp8 is the faster one."""
     if bucket == 64:
         return TORCH
+    if small:  # not measured: as many programs as in bfloat16
+        return Config("dot", 16 if layer.n < 32 * MULTIPROCESSORS else 32, 256)
     if layer.op == "norm_gated":
         return Config("dot", 64, 256, num_warps=8, num_stages=4 if bucket == 16 else 3)
     if bucket == 32:

@@ -97,8 +97,9 @@ class _Inputs:
         if kept is not None and len(kept) == len(values):
             kept[:] = values
             return
-        kept = self._kept[name] = np.array(values, dtype)
-        self._request.set_tensor(name, ov.Tensor(kept, shared_memory=True))
+        new: NDArray[np.int32 | np.int64] = np.array(values, dtype)
+        self._request.set_tensor(name, ov.Tensor(new, shared_memory=True))
+        self._kept[name] = new  # the old one was the request's until now
 
 
 class OpenVinoRunner:

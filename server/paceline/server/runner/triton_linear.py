@@ -52,14 +52,16 @@ def norm_linear(
     """`linear(rms_norm(x))`, rounded as transformers' LlamaRMSNorm rounds.
 
     With an activation, `weight` is gate and up in one, `[2n, K]`, and the result is `act(gate) * up`, `[M, n]`.
-    `norm_offset=1.0` is Gemma's norm: `(1 + weight) * x`, rounded once.
+    `norm_offset=1.0` is Gemma's norm: `(1 + weight) * x`, rounded once. Weights may be read while the kernel in front
+    still runs: none may be what that one writes.
 
     Args:
         x: `[M, K]`, rows contiguous; the other tensors have its dtype (fp8 weights apart) and are contiguous.
         config: how to compute; unset: the best guess for the shape.
-        out: where the result goes, contiguous; not with an activation, a bias or fp8 weights.
+        out: where the logits of an output matrix go, contiguous; not with an activation, a bias or fp8 weights.
     """
-    config = config or pick(_layer("norm_gated" if activation else "norm_linear", weight), len(x))
+    op: Op = "norm_gated" if activation else "norm_linear" if out is None else "output"
+    config = config or pick(_layer(op, weight), len(x))
     norm = Norm(norm_weight, eps, norm_offset)
     if config.kind != "torch":
         return _run(x, weight, bias, config, norm=norm, activation=activation, out=out)
@@ -125,13 +127,12 @@ def plan(
     height = block_m(m, config)
     least = 16 if row_scale is None else 32  # columns that tensor cores multiply at a time
     values, scale = weight if isinstance(weight, Scaled) else (weight, None)
-    columns = config.block_n * (2 if activation else 1)
-    column_bytes = height * x.itemsize + columns * values.itemsize
-    way = cut(config, k, column_bytes, _shared_bytes(), least)
-    grid = (-(-n // config.block_n), config.split_k, -(-m // height))
+    output_bytes = values.itemsize * (2 if activation else 1)
+    way = cut(config, k, height * x.itemsize, output_bytes, _shared_bytes(x.device), least)
+    grid = (-(-n // way.block_n), config.split_k, -(-m // height))
     partial = arrived = None
     if config.split_k > 1:
-        size = (grid[0] * grid[2], config.split_k, height, config.block_n)
+        size = (grid[0] * grid[2], config.split_k, height, way.block_n)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
         arrived = _arrived(x.device, grid[0] * grid[2])
     inputs = (x, row_scale, norm.weight if norm else None, values, scale, bias, residual)
@@ -144,7 +145,7 @@ def plan(
         "ACTIVATION": ACTIVATIONS[activation],
         "VEC": config.kind == "vec",
         "BLOCK_M": height,
-        "BLOCK_N": config.block_n,
+        "BLOCK_N": way.block_n,
         "BLOCK_K": way.block_k,
         "TAIL": way.tail,
         "SQUARES": max(16, min(_SQUARES // height, 4096, power_of_two(k, up=True))),
@@ -221,12 +222,14 @@ def _check(
 
 
 @cache
-def _shared_bytes() -> int:
+def _shared_bytes(device: torch.device) -> int:
     """What a program can have of shared memory, less what reductions take."""
-    if EMULATED or not torch.cuda.is_available():
+    if device.type != "cuda":
         return 1 << 30
-    properties: Any = torch.cuda.get_device_properties()
-    return int(properties.shared_memory_per_block_optin) - 4096
+    properties: Any = torch.cuda.get_device_properties(device)
+    # AMD's have no more than the one figure.
+    most = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+    return int(most) - 4096
 
 
 def _arrived(device: torch.device, tiles: int) -> Tensor:
