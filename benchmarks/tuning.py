@@ -111,7 +111,7 @@ def overload() -> dict[str, Rows]:
     for bound, flags in ((None, []), (2, ["--max-queue-wait-s", "2"])):
         with served([*mock, *flags]) as server:
             asks = [ask(32, 32, ids=_MOCK_IDS) for _ in range(128)]
-            asyncio.run(whole(server.target, asks[:16]))  # it learns its own pace
+            asyncio.run(whole(server.target, asks[:48]))  # of which some wait: it learns its pace
             seen = asyncio.run(burst(server.target, asks))
         rows.append({"max_queue_wait_s": bound, **seen})
     return {"burst": rows}
