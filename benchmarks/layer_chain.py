@@ -6,7 +6,6 @@ alone need not be fastest there.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedConfig
 
+from device_time import median_us
 from layer_ways import layers_of
 from paceline.server.runner import triton_early, triton_linear
 from paceline.server.runner.dummy import build, shape_config
@@ -161,17 +161,7 @@ class Chain:
         replay = partial(Graphs(enabled=True).run, "step", self._step)
         for _ in range(2):  # the first compiles and records
             replay()
-        event: Any = partial(torch.cuda.Event, enable_timing=True)
-        times: list[float] = []
-        for _ in range(REPEATS):
-            begin, end = event(), event()
-            begin.record()
-            for _ in range(REPLAYS):
-                replay()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) * 1e3 / REPLAYS)
-        return statistics.median(times)
+        return median_us(replay, REPEATS, REPLAYS)
 
 
 def compile_one(layer: Layer, m: int, config: Config) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from device_time import median_us
 from paceline.server.request import SamplingParams
 from paceline.server.runner.sampling import SampleRow, sample_tokens
 from paceline.server.runner.sampling_state import SamplingState
@@ -107,16 +107,7 @@ def _recorded(launch: Callable[[], None]) -> Callable[[], None]:
 def _time(launch: Callable[[], Tensor | None]) -> float:
     for _ in range(3):
         launch()
-    times = []
-    for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(REPLAYS):
-            launch()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1000 / REPLAYS)
-    return statistics.median(times)
+    return median_us(launch, REPEATS, REPLAYS)
 
 
 if __name__ == "__main__":

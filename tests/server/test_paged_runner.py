@@ -151,8 +151,8 @@ def test_fp8_weights(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = _off(drive, model)
     _round_layers(model)
     rounded = _off(drive, model)
-    # A GPU sums in another order. One value in twenty is then rounded to the other of two of its neighbours in fp8, as
-    # far away as the rounding itself: a third of all that rounding changes.
+    # A GPU sums in another order, and a value may be rounded the other way for it: 0.38 of what rounding changes was
+    # seen on an H200.
     assert rounded < (plain / 100 if DEVICE.type == "cpu" else plain / 2)
     assert plain > 0.1
 

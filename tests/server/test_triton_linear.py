@@ -14,6 +14,7 @@ from triton_interpreter import DEVICE
 
 pytest.importorskip("triton")
 
+import layer_ways
 from paceline.server.runner import triton_linear, triton_rows
 from paceline.server.runner.dummy import shape_config
 from paceline.server.runner.linear_configs import (
@@ -27,7 +28,7 @@ from paceline.server.runner.linear_configs import (
     pick,
     row_bucket,
 )
-from paceline.server.runner.scaled import LARGEST, Scaled
+from paceline.server.runner.scaled import LARGEST, Scaled, Weight, values_of
 
 # The sigmoid of a very negative number divides by infinity, as meant; NumPy would warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
@@ -47,6 +48,7 @@ WAYS = {
 SHAPES = [(1, 16, 128), (3, 21, 77), (18, 5, 7)]
 # Rows in one tile of either height; without tensor cores each row is programs of its own.
 ROWS_OF_KIND = {"dot": (7, 20), "vec": (3,), "torch": ()}
+OPS: tuple[Op, ...] = ("linear_residual", "norm_linear", "norm_gated")
 HOPPER, DESKTOP = 223 << 10, 95 << 10  # bytes of shared memory for one program
 ONE_ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -79,6 +81,15 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return (out if bias is None else out + bias.float()).to(x.dtype)
 
 
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, config: Config) -> Tensor:
+    """The kernel's product with nothing fused to it."""
+    if config.kind == "torch":
+        return triton_linear.product(x, weight, bias)
+    out = x.new_empty(len(x), len(values_of(weight)))
+    triton_linear.plan(x, weight, bias, out, config).run()
+    return out
+
+
 def check(got: Tensor, expected: Tensor) -> None:
     """Equal but for the order of sums and one rounding that falls the other way for it."""
     assert got.dtype == expected.dtype
@@ -103,8 +114,8 @@ class TestAgainstEagerCode:
             m = min(m, 3)  # each row has programs of its own, and the interpreter takes its time
         x, weight, bias = tensors(dtype, (m, k), (n, k), (n,))
 
-        check(triton_linear.linear(x, weight, config=config), product(x, weight))
-        check(triton_linear.linear(x, weight, bias, config=config), product(x, weight, bias))
+        check(linear(x, weight, config=config), product(x, weight))
+        check(linear(x, weight, bias, config=config), product(x, weight, bias))
 
     @every_way
     @every_dtype
@@ -207,7 +218,7 @@ class TestAgainstEagerCode:
         """Rows of x may be part of a wider matrix."""
         wide, weight = tensors(torch.bfloat16, (4, 200), (24, 96))
 
-        got = triton_linear.linear(wide[:, 40:136], weight, config=WAYS["dot"])
+        got = linear(wide[:, 40:136], weight, config=WAYS["dot"])
 
         check(got, product(wide[:, 40:136], weight))
 
@@ -265,7 +276,7 @@ class TestFp8Weights:
         scaled = Scaled.of(weight)
 
         with pytest.raises(ValueError, match="scales"):
-            triton_linear.linear(x, scaled._replace(scale=scaled.scale[:8]), config=WAYS["dot"])
+            linear(x, scaled._replace(scale=scaled.scale[:8]), config=WAYS["dot"])
 
     def test_normed_rows(self) -> None:
         """Norm and rounding in one kernel are the two, one after the other."""
@@ -279,7 +290,7 @@ class TestFp8Weights:
     @pytest.mark.parametrize(("m", "kind"), [(1, "vec"), (8, "dot"), (32, "dot"), (64, "torch")])
     def test_the_guess(self, m: int, kind: str) -> None:
         """Our kernels compute few rows, with half the bytes; gates are not split."""
-        for op in ("linear", "linear_residual", "norm_linear", "norm_gated"):
+        for op in OPS:
             layer = Layer(op, 4096, 4096, element_bytes=1)
             assert layer.weight_bytes == (2 if op == "norm_gated" else 1) << 24
             found = pick(layer, m)
@@ -333,7 +344,7 @@ class TestRows:
         """Call after call with shared tiles gives the same: the last program leaves zeros."""
         x, weight = tensors(torch.bfloat16, (4, 200), (48, 200))
 
-        results = [triton_linear.linear(x, weight, config=WAYS["dot, split"]) for _ in range(3)]
+        results = [linear(x, weight, config=WAYS["dot, split"]) for _ in range(3)]
 
         assert all(torch.equal(result, results[0]) for result in results)
 
@@ -346,13 +357,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="90 weights for 96 columns"):
             triton_linear.norm_linear(x, norm, EPS, weight, config=WAYS["dot"])
         with pytest.raises(ValueError, match="do not fit"):
-            triton_linear.linear(x[:, :90], weight, config=WAYS["dot"])
+            linear(x[:, :90], weight, config=WAYS["dot"])
         with pytest.raises(ValueError, match="bias"):
-            triton_linear.linear(x, weight, norm, config=WAYS["dot"])
+            linear(x, weight, norm, config=WAYS["dot"])
         with pytest.raises(ValueError, match="residual"):
             triton_linear.linear_residual(x, weight, None, x, config=WAYS["dot"])
         with pytest.raises(ValueError, match="one dtype"):
-            triton_linear.linear(x, weight.float(), config=WAYS["dot"])
+            linear(x, weight.float(), config=WAYS["dot"])
 
     def test_gates_are_not_split(self) -> None:
         """An activation is not linear, so shares of K cannot have it."""
@@ -446,9 +457,7 @@ class TestConfigs:
             assert rest <= found.tail < max(2 * rest, 17)
             assert found.stages >= 1
 
-    @pytest.mark.parametrize(
-        "op", ["linear", "linear_residual", "norm_linear", "norm_gated", "output"]
-    )
+    @pytest.mark.parametrize("op", [*OPS, "output"])
     def test_any_layer_has_a_choice(self, op: Op) -> None:
         """Also one of a size that nobody measured."""
         for n, k, m in itertools.product(
@@ -478,13 +487,5 @@ def cut_for(layer: Layer, m: int, config: Config, room: int) -> Cut:
 def layers_of(shape: str, element_bytes: int) -> list[Layer]:
     """All products of a model: those of a decoder layer, and the output matrix, which stays in bfloat16."""
     config = shape_config(shape)
-    hidden, inner = config.hidden_size, config.intermediate_size
-    heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    qkv = hidden // config.num_attention_heads * heads
-    return [
-        Layer("norm_linear", qkv, hidden, element_bytes),
-        Layer("linear_residual", hidden, hidden, element_bytes),
-        Layer("norm_gated", inner, hidden, element_bytes),
-        Layer("linear_residual", hidden, inner, element_bytes),
-        Layer("output", config.vocab_size, hidden),
-    ]
+    layers = layer_ways.layers_of(config, element_bytes)
+    return [*layers.values(), Layer("output", config.vocab_size, config.hidden_size)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Op = Literal["linear", "linear_residual", "norm_linear", "norm_gated", "output"]
+Op = Literal["linear_residual", "norm_linear", "norm_gated", "output"]
 
 ROW_BUCKETS = (1, 16, 32, 64)
 MULTIPROCESSORS = 132  # of a Hopper GPU; the guess is for that size
@@ -174,7 +174,7 @@ def _pick_small(layer: Layer, bucket: int) -> Config:
         return Config("dot", 32, 512, num_warps=8, num_stages=3)
     if layer.op == "norm_gated" or (layer.has_norm and bucket == 64):
         return Config("dot", 16, 256, num_stages=3, fuse_norm=False)
-    if layer.op in ("norm_linear", "linear"):
+    if layer.op == "norm_linear":
         return Config("dot", 16, 512, num_warps=4 if bucket == 16 else 8, num_stages=3)
     if layer.k > 1024:
         return Config("dot", 16, 256, split_k=2, num_stages=4)

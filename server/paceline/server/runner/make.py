@@ -30,8 +30,9 @@ def load_runner(model: ModelConfig, engine: EngineConfig) -> Loaded:
         from .leading import load_leader
 
         return load_leader(model, engine)
-    _check(pick_device(model.device), model)  # before weights are read
-    if (recalled := _recall(model, engine)) is not None:
+    device = pick_device(model.device)
+    _check(device, model)  # before weights are read
+    if (recalled := _recall(device, model, engine)) is not None:
         return recalled
     from . import attention
     from .loading import load
@@ -116,9 +117,8 @@ def _openvino_runner(loaded: LoadedModel, engine: EngineConfig, config: ModelCon
     return OpenVinoRunner(found, loaded.num_threads, engine, config)
 
 
-def _recall(config: ModelConfig, engine: EngineConfig) -> Loaded | None:
+def _recall(device: torch.device, config: ModelConfig, engine: EngineConfig) -> Loaded | None:
     """A model that was converted before: neither its weights nor transformers' models need to be loaded."""
-    device = pick_device(config.device)
     if device.type != "cpu" or config.runtime == "torch" or config.dummy_weights is not None:
         return None
     try:

@@ -90,16 +90,6 @@ def linear_residual(
     return _run(x, weight, bias, config, residual=residual)
 
 
-def linear(
-    x: Tensor, weight: Weight, bias: Tensor | None = None, *, config: Config | None = None
-) -> Tensor:
-    """`x @ weight.T + bias`, `[M, N]`."""
-    config = config or pick(_layer("linear", weight), len(x))
-    if config.kind == "torch":
-        return product(x, weight, bias)
-    return _run(x, weight, bias, config)
-
-
 def product(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` by torch's own product."""
     if isinstance(weight, Scaled):
