@@ -1,7 +1,7 @@
 """Kernels that begin while the one in front of them ends: programmatic dependent launch, from Hopper on.
 
 A step of few rows is hundreds of kernels of microseconds, each of which would begin on an idle GPU. What is launched
-early has its programs in place when the rows come, and small layers their weights in registers. Before
+early has its programs in place when the rows come, and weights in registers where K is one block. Before
 `await_previous` a kernel must not write, nor read what the kernel in front writes; whatever lies before that one is
 done. All programs of a kernel that is launched early call it, and only behind it may the next kernel begin: none
 overtakes by more than one.
